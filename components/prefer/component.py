@@ -1,0 +1,27 @@
+"""Optimise the adapter on preference pairs."""
+
+from kfp import dsl
+from kfp.dsl import Metrics, Model, Output
+
+from components import TRAIN_IMAGE
+
+
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+def prefer(
+    config: str,
+    base: str,
+    data: str,
+    adapter: str,
+    replay: str,
+    resources: str,
+    model: Output[Model],
+    metrics: Output[Metrics],
+) -> str:
+    """Train the adapter on pairs mined from its own answers; return the better adapter's reference."""
+    from tunegate import steps
+
+    result = steps.run("prefer", config, base=base, data=data, adapter=adapter, replay=replay)
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)
+    model.metadata.update(ref=result["adapter"], resources=resources)
+    return result["adapter"]

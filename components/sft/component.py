@@ -1,0 +1,26 @@
+"""Fine-tune on the training split."""
+
+from kfp import dsl
+from kfp.dsl import Metrics, Model, Output
+
+from components import TRAIN_IMAGE
+
+
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+def sft(
+    config: str,
+    base: str,
+    data: str,
+    replay: str,
+    resources: str,
+    model: Output[Model],
+    metrics: Output[Metrics],
+) -> str:
+    """Train an adapter by supervised fine-tuning; return its reference."""
+    from tunegate import steps
+
+    result = steps.run("sft", config, base=base, data=data, replay=replay)
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)
+    model.metadata.update(ref=result["adapter"], resources=resources)
+    return result["adapter"]

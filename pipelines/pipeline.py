@@ -1,0 +1,161 @@
+"""The one pipeline: `tunegate run` executes its compiled form on a laptop, `tunegate submit` on a cluster.
+
+`python -m pipelines.pipeline` writes the compiled form to src/tunegate/pipeline.yaml.
+"""
+
+import argparse
+from pathlib import Path
+
+from kfp import compiler, dsl, kubernetes
+
+from components import DATA_IMAGE, SERVE_IMAGE, TRAIN_IMAGE
+from components.approve.component import approve
+from components.baseline.component import baseline
+from components.curate.component import curate
+from components.deploy.component import deploy
+from components.evaluate.component import evaluate
+from components.gate.component import gate
+from components.ingest.component import ingest
+from components.merge.component import merge
+from components.plan.component import plan
+from components.prefer.component import prefer
+from components.promote.component import promote
+from components.register.component import register
+from components.report.component import report
+from components.sft.component import sft
+
+COMPILED = Path(__file__).resolve().parent.parent / "src" / "tunegate" / "pipeline.yaml"
+
+RETURNED = "Output"  # what kfp calls the value that a component returns without a name
+
+# Keys of the Kubernetes secret, each handed to every step as the variable of the same name; absent keys are no error.
+SECRET_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "HF_TOKEN",
+)
+
+
+def _prepare(task, image, secret, cache: bool = True):
+    """Give a task its image, its credentials, the id of its run, and say whether KFP may skip it."""
+    task.set_container_image(image)
+    task.set_caching_options(cache)
+    kubernetes.use_secret_as_env(task, secret, {key: key for key in SECRET_KEYS}, optional=True)
+    # An argument would do too, and would spoil every cache key.
+    kubernetes.use_field_path_as_env(task, "TUNEGATE_RUN_ID", "metadata.labels['pipeline/runid']")
+    return task
+
+
+@dsl.pipeline(name="tunegate", description="Fine-tune a language model and let it through only when it is proven better.")
+def tunegate(
+    recipe: str,
+    image_data: str = DATA_IMAGE,
+    image_train: str = TRAIN_IMAGE,
+    image_serve: str = SERVE_IMAGE,
+    gpu_type: str = "nvidia.com/gpu",
+    gpus: int = 1,
+    cpu: str = "8",
+    memory: str = "64Gi",
+    secret: str = "tunegate",
+):
+    """Run a recipe from its sources to a served model.
+
+    Args:
+        recipe: text of the recipe (YAML), its policy included.
+        image_data: image of the steps that need no accelerator.
+        image_train: image of sft, prefer and merge.
+        image_serve: image of baseline, evaluate and deploy.
+        gpu_type: resource name of the accelerator.
+        gpus: accelerators for each step that trains, or serves the model under test.
+        cpu: cores for each step that trains, merges or serves the model under test.
+        memory: memory for each step that trains, merges or serves the model under test.
+        secret: Kubernetes secret with the credentials of the store, of MLflow and of the model hub.
+    """
+    # A parameter used in a setter alone would not reach the tasks inside ExitHandler and If; as ordinary input it does.
+    resources = f"{gpus} x {gpu_type}, {cpu} CPU, {memory}"
+
+    def light(task, cache=True):
+        return _prepare(task, image_data, secret, cache)
+
+    def heavy(task, image, cache=True, accelerated=True):
+        task.set_cpu_limit(cpu).set_memory_limit(memory)
+        if accelerated:
+            task.set_accelerator_type(gpu_type).set_accelerator_limit(gpus)
+        return _prepare(task, image, secret, cache)
+
+    with dsl.ExitHandler(light(report(recipe=recipe), cache=False)):
+        config = light(plan(recipe=recipe), cache=False).outputs
+        raw = light(ingest(config=config["ingest"])).outputs
+        curated = light(curate(config=config["curate"], rows=raw["rows"])).outputs
+        prompted = heavy(
+            baseline(config=config["baseline"], base=raw["base"], data=curated["data"], resources=resources),
+            image_serve, cache=False,
+        ).outputs  # fmt: skip
+
+        with dsl.If(prompted[RETURNED] == True, "worth-training"):  # noqa: E712
+            tuned = heavy(
+                sft(
+                    config=config["sft"], base=raw["base"], data=curated["data"], replay=prompted["replay"],
+                    resources=resources,
+                ),
+                image_train,
+            ).set_retry(1).outputs[RETURNED]  # fmt: skip
+            preferred = heavy(
+                prefer(
+                    config=config["prefer"], base=raw["base"], data=curated["data"], adapter=tuned,
+                    replay=prompted["replay"], resources=resources,
+                ),
+                image_train,
+            ).set_retry(1).outputs[RETURNED]  # fmt: skip
+            merged = merge(config=config["merge"], base=raw["base"], adapter=preferred)
+            model = heavy(merged, image_train, accelerated=False).outputs[RETURNED]
+            results = heavy(
+                evaluate(
+                    config=config["evaluate"], model=model, data=curated["data"], results=prompted["results"],
+                    resources=resources,
+                ),
+                image_serve,
+            ).outputs[RETURNED]  # fmt: skip
+            judged = light(
+                gate(
+                    config=config["gate"], data=curated["data"], report=curated["report"], baseline=prompted["results"],
+                    results=results, model=model, adapter=preferred,
+                ),
+                cache=False,
+            ).outputs  # fmt: skip
+
+            with dsl.If(judged[RETURNED] == True, "promoted"):  # noqa: E712
+                verdict = judged["verdict"]
+                version = light(register(config=config["register"], verdict=verdict, model=model), cache=False).outputs[RETURNED]
+                approved = light(approve(config=config["approve"], version=version), cache=False).outputs[RETURNED]
+                # On a cluster this step only asks for a server and waits; an accelerator would stand idle under it.
+                endpoint = _prepare(
+                    deploy(
+                        config=config["deploy"], version=approved, verdict=verdict, model=model, data=curated["data"],
+                        results=results,
+                    ),
+                    image_serve, secret, cache=False,
+                ).outputs[RETURNED]  # fmt: skip
+                light(promote(config=config["promote"], version=approved, verdict=verdict, endpoint=endpoint), cache=False)
+
+        with dsl.Else("prompting-is-enough"):
+            light(
+                gate(config=config["gate"], data=curated["data"], report=curated["report"], baseline=prompted["results"]),
+                cache=False,
+            )
+
+
+def compile_to(path: Path) -> None:
+    """Write the compiled pipeline, the same bytes for the same source."""
+    compiler.Compiler().compile(tunegate, str(path))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=COMPILED)
+    compile_to(parser.parse_args().output)

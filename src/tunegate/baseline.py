@@ -1,0 +1,117 @@
+"""Measure what fine-tuning must beat: the base model zero-shot, and with the better of the few-shot prompts.
+
+The few-shot prompt is chosen on dev; the sealed test is asked once, and only when training is worth it. In the same session
+the base model answers general prompts: replayed in training, its own words hold it back from forgetting.
+"""
+
+import re
+import time
+from pathlib import Path
+
+from tunegate import prompts, recipe, results, rows
+from tunegate.evaluate import Measurement, read_field, read_split, ref_digest, with_stored_file
+from tunegate.gate.policy import Policy
+from tunegate.serving import Progress, chat, count_tokens, serve
+from tunegate.steps import Inputs, Result
+
+REPLAY_MAX_NEW_TOKENS = 96
+ZERO_SHOT, FEW_SHOT = "base_zero_shot", "base_few_shot"
+# An end of sentence, closing quotes and brackets included; the full stop of a list number ("2.") is none.
+SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"')\]”’]*(?=\s|$)")
+
+
+def baseline_step(config: dict, inputs: Inputs, output: Path) -> Result:
+    return baseline(
+        inputs["base"], inputs["data"], output,
+        with_stored_file(recipe.Baseline(**config["baseline"]), "replay_prompts", inputs.store),
+        recipe.Task(**config["task"]),
+        with_stored_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store),
+        recipe.Serve(**config["serve"]), Policy.model_validate(config["policy"]), ref_digest(inputs.refs["base"]),
+    )  # fmt: skip
+
+
+def baseline(
+    base: Path, data: Path, output: Path, settings: recipe.Baseline, task: recipe.Task, evaluate: recipe.Evaluate,
+    serve_config: recipe.Serve, policy: Policy, model_digest: str,
+) -> Result:  # fmt: skip
+    """Serve the base model once for all its arms; write `output/results` and `output/replay`.
+
+    `summary["worth_training"]` is False where prompting alone reaches what the policy asks; test is not asked then.
+    """
+    from tunegate.gate.worth import worth_training
+
+    started = time.monotonic()
+    train, dev = read_split(data, "train"), read_split(data, "dev")
+    replay: list[dict] = []
+    with serve(base, serve_config) as server:
+        measured = Measurement(server, task, evaluate, model_digest, "baseline")
+        measured.ask(ZERO_SHOT, "dev", dev, prompts.zero_shot(dev, task))
+        for strategy in settings.few_shot:
+            _ask_few_shot(measured, f"{FEW_SHOT}:{strategy}", "dev", dev, train, strategy, settings.few_shot_k)
+        chosen = _better_on_dev(measured, settings.few_shot)
+        worth, reasons = worth_training(policy, measured.items)
+        if worth:
+            test = read_split(data, "test")
+            measured.ask(ZERO_SHOT, "test", test, prompts.zero_shot(test, task))
+            _ask_few_shot(measured, FEW_SHOT, "test", test, train, chosen, settings.few_shot_k)
+            measured.read_general(ZERO_SHOT)
+            if settings.replay_prompts:
+                replay = _replay(server, read_field(Path(settings.replay_prompts), "prompt"), evaluate.concurrency)
+    results.write_results(output / "results", measured.items, measured.arms)
+    rows.write_rows(output / "replay" / "replay.jsonl", replay)
+    return _result(measured, settings, chosen, worth, reasons, len(replay), time.monotonic() - started)
+
+
+def _ask_few_shot(measured: Measurement, arm: str, split: str, items, train, strategy: str, k: int) -> None:
+    if strategy == "fixed":
+        examples = [prompts.fixed_examples(train, k)] * len(items)
+    else:
+        examples = prompts.nearest_examples(train, items, k)
+    room = measured.server.max_model_len - measured.task.max_new_tokens
+    asked = prompts.fit(items, measured.task, examples, lambda some: count_tokens(measured.server, some), room)
+    measured.ask(arm, split, items, asked, {"strategy": strategy, "k": k})
+
+
+def _better_on_dev(measured: Measurement, strategies: list[str]) -> str:
+    # Fixed examples are cheaper to serve (their part of the prompt is cached), so a tie goes to them.
+    return max(strategies, key=lambda name: (measured.mean(f"{FEW_SHOT}:{name}", "dev", "task/exact"), name == "fixed"))
+
+
+def _replay(server, asked: list[str], concurrency: int) -> list[dict]:
+    """Give the base model's own answers as rows; an answer cut short by the limit ends at its last whole sentence."""
+    turns = [[{"role": "user", "content": prompt}] for prompt in asked]
+    answers = chat(server, turns, REPLAY_MAX_NEW_TOKENS, concurrency, Progress("baseline: replay answers"))
+    replay = []
+    for turn, answer in zip(turns, answers, strict=True):
+        text = answer.text.strip() if answer.finish_reason == "stop" else whole_sentences(answer.text)
+        if text:
+            replay.append(rows.make_row([*turn, {"role": "assistant", "content": text}], task_type="replay", source="replay"))
+    return replay
+
+
+def whole_sentences(text: str) -> str:
+    """Cut text after its last end of sentence; nothing is left of text without one."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else ""
+
+
+def _result(measured: Measurement, settings, chosen: str, worth: bool, reasons: dict, replay_rows: int, seconds: float) -> Result:
+    dev = {arm: measured.mean(arm, "dev", "task/exact") for arm in [ZERO_SHOT, *(f"{FEW_SHOT}:{name}" for name in settings.few_shot)]}
+    arms = measured.arms.values()
+    metrics = {
+        "exact_dev_base_zero_shot": dev[ZERO_SHOT],
+        "exact_dev_base_few_shot": dev[f"{FEW_SHOT}:{chosen}"],
+        "exact_base_zero_shot": measured.mean(ZERO_SHOT, "test", "task/exact"),
+        "exact_base_few_shot": measured.mean(FEW_SHOT, "test", "task/exact"),
+        "nats_per_token_base": measured.mean(ZERO_SHOT, "general", "general/nats_per_token"),
+        "items_per_second": sum(arm["items"] for arm in arms) / sum(arm["seconds"] for arm in arms),
+        "replay_rows": replay_rows,
+        "seconds_baseline": seconds,
+    }
+    few_shot = {"strategy": chosen, "k": settings.few_shot_k}
+    summary = {"worth_training": worth, "reasons": reasons, "few_shot": few_shot, "exact_dev": dev, "engine": measured.server.engine}
+    split, arm = ("test", FEW_SHOT) if worth else ("dev", f"{FEW_SHOT}:{chosen}")
+    zero, few = (measured.mean(name, split, "task/exact") for name in (ZERO_SHOT, arm))
+    line = f"{split}: zero-shot {zero:.1%} exact, few-shot ({chosen} {settings.few_shot_k}) {few:.1%}"
+    line += "" if worth else "; prompting is enough, nothing is trained"
+    return Result(summary, metrics={name: value for name, value in metrics.items() if value is not None}, line=line)

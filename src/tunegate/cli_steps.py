@@ -1,0 +1,199 @@
+"""One subcommand a step, on plain files and directories: to try a step alone, or to mend one by hand."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunegate.errors import BadInput
+from tunegate.recipe import Recipe, load_recipe, parse_recipe
+from tunegate.steps import Inputs, Result, say
+
+app = typer.Typer()
+PANEL = "One step on plain files"
+
+# Settings without a recipe: the defaults of every section. What it says of data, base and policy is never read.
+DEFAULTS = """
+name: files
+base_model: hf://not/read
+data: {sources: [hf://not/read]}
+policy:
+  apiVersion: tunegate/v1
+  kind: PromotionPolicy
+  name: none
+  gates: [{id: none, metric: task/exact, test: absolute_lcb, at_least: 0}]
+"""
+
+NOTHING: list[str] = []
+RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="Recipe to take the settings from; else the defaults.")]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. sft.learning_rate=1e-4.")]
+
+
+def directory(text: str):
+    return Annotated[Path, typer.Option(help=text, exists=True, file_okay=False)]
+
+
+Output = Annotated[Path, typer.Option(help="Directory to write; it must not exist or be empty.")]
+Base = directory("Model directory in Hugging Face form.")
+Data = directory("What curate wrote: train.jsonl, dev.jsonl, test.jsonl.")
+Adapter = directory("What sft or prefer wrote.")
+Results = directory("What baseline or evaluate wrote: items.parquet and arms.json.")
+Merged = directory("What merge wrote.")
+
+
+def settings(recipe: Path | None, overrides: list[str]) -> Recipe:
+    return load_recipe(recipe, overrides) if recipe else parse_recipe(DEFAULTS, overrides)
+
+
+def empty(output: Path) -> Path:
+    """Give a directory to write into; refuse one that holds something."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise BadInput(f"{output} is there already. Give a new or an empty directory.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def tell(result: Result | dict, output: Path) -> None:
+    """Print what a step found: its line, or its numbers."""
+    if isinstance(result, Result):
+        say(result.line)
+    else:
+        say(json.dumps({k: v for k, v in result.items() if isinstance(v, int | float | str)}, ensure_ascii=False, indent=2))
+    say(f"written to {output}")
+
+
+@app.command(rich_help_panel=PANEL)
+def baseline(base: Base, data: Data, output: Output, recipe: RecipeOption = None, set_: SetOption = NOTHING):
+    """Score the base model with zero-shot and few-shot prompts."""
+    from tunegate.baseline import baseline as work
+
+    s = settings(recipe, set_)
+    tell(work(base, data, empty(output), s.baseline, s.task, s.evaluate, s.serve, s.policy, _digest(base)), output)
+
+
+@app.command(rich_help_panel=PANEL)
+def sft(
+    base: Base,
+    data: Data,
+    output: Output,
+    replay: Annotated[Path | None, typer.Option(help="replay.jsonl that baseline wrote; general rows against forgetting.")] = None,
+    recipe: RecipeOption = None,
+    set_: SetOption = NOTHING,
+):
+    """Train an adapter on train.jsonl."""
+    from tunegate.train.sft import sft as work
+
+    s = settings(recipe, set_)
+    tell(work(s.sft, s.task, base, data / "train.jsonl", empty(output), replay), output)
+
+
+@app.command(rich_help_panel=PANEL)
+def prefer(base: Base, adapter: Adapter, data: Data, output: Output, recipe: RecipeOption = None, set_: SetOption = NOTHING):
+    """Improve an adapter by DPO on pairs mined from its own answers."""
+    from tunegate.train.prefer import prefer as work
+
+    s = settings(recipe, set_)
+    tell(work(s.prefer, s.sft, s.task, base, adapter, data, empty(output)), output)
+
+
+@app.command(rich_help_panel=PANEL)
+def merge(base: Base, adapter: Adapter, output: Output, recipe: RecipeOption = None, set_: SetOption = NOTHING):
+    """Fold an adapter into the 16-bit base model."""
+    from tunegate.merge import merge as work
+
+    tell(work(settings(recipe, set_).merge, base, adapter, empty(output)), output)
+
+
+@app.command(rich_help_panel=PANEL)
+def evaluate(model: Merged, data: Data, baseline_results: Results, output: Output, recipe: RecipeOption = None, set_: SetOption = NOTHING):
+    """Score a merged model on dev and the sealed test."""
+    from tunegate.evaluate import evaluate as work
+
+    s = settings(recipe, set_)
+    tell(work(model, data, baseline_results, empty(output), s.task, s.evaluate, s.serve, _digest(model)), output)
+
+
+Curated = directory("What curate wrote beside the data: report.json.")
+PolicyFile = Annotated[Path, typer.Option("--policy", help="The policy, a YAML file.")]
+
+
+@app.command(rich_help_panel=PANEL)
+def gate(
+    policy: PolicyFile,
+    baseline: Results,
+    data: Data,
+    report: Curated,
+    output: Output,
+    results: Annotated[Path | None, typer.Option(help="What evaluate wrote; leave it out where nothing was trained.")] = None,
+    model: Annotated[Path | None, typer.Option(help="What merge wrote; the verdict then holds for it, and it can be registered.")] = None,
+):
+    """Judge a model by a policy and per-item results; write verdict.json and its evidence."""
+    from tunegate.gate import gate as work
+    from tunegate.gate.policy import load_policy
+
+    subject = [f"{STORED_AS['model']}/{_digest(model)}"] if model else []
+    verdict = work(load_policy(policy), data, report, baseline, empty(output), results, {"subject": subject})
+    say("\n  ".join([verdict["decision"], *verdict["reasons"]]))
+    say(f"written to {output}")
+    if verdict["decision"] == "ERROR":
+        raise typer.Exit(1)
+
+
+Verdict = directory("What gate wrote: verdict.json and its evidence.")
+StoreOption = Annotated[str, typer.Option("--store", help="Where the model is kept: a directory or s3://bucket/prefix.")]
+
+
+@app.command(rich_help_panel=PANEL)
+def register(
+    model: Merged, verdict: Verdict, output: Output, recipe: RecipeOption = None, store: StoreOption = "runs/store",
+    set_: SetOption = NOTHING,
+):  # fmt: skip
+    """Make a model with a PROMOTE verdict a version in the registry."""
+    from tunegate.register import register_step
+
+    s = settings(recipe, set_)
+    tell(_step(register_step, s, ("register", "recipe_name"), store, {"model": model, "verdict": verdict}, output), output)
+
+
+@app.command(rich_help_panel=PANEL)
+def deploy(
+    version: directory("What register wrote under --output: the directory `version`."),
+    model: Merged,
+    verdict: Verdict,
+    data: Data,
+    results: Results,
+    output: Output,
+    recipe: RecipeOption = None,
+    store: StoreOption = "runs/store",
+    set_: SetOption = NOTHING,
+):
+    """Serve an approved version where the recipe says, and smoke-test it."""
+    from tunegate.deploy import deploy_step
+
+    s = settings(recipe, set_)
+    inputs = {"version": version, "model": model, "verdict": verdict, "data": data, "results": results}
+    tell(_step(deploy_step, s, ("deploy", "serve", "register", "task"), store, inputs, output), output)
+
+
+STORED_AS = {  # as the pipeline names them, so that the same files get the same reference
+    "model": "merge-model", "verdict": "gate-verdict", "version": "register-version", "data": "curate-data", "results": "evaluate-results",
+}  # fmt: skip
+
+
+def _step(work, recipe: Recipe, sections: tuple[str, ...], store_uri: str, files: dict[str, Path], output: Path) -> Result:
+    """Call a step that works on references: its directories go into the store first."""
+    from tunegate.store import open_store
+
+    store = open_store(store_uri if "://" in store_uri else str(Path(store_uri).resolve()))
+    refs = {name: store.put(STORED_AS[name], path) for name, path in files.items()}
+    document = recipe.model_dump(mode="json", by_alias=True) | {"recipe_name": recipe.name}
+    empty(output).mkdir(exist_ok=True)
+    return work({section: document[section] for section in sections}, Inputs(refs, store), output)
+
+
+def _digest(directory: Path) -> str:
+    """Name a directory by its files, as the store does."""
+    from tunegate.store.base import digest_of, read_directory
+
+    return digest_of(read_directory(directory))

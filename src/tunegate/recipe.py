@@ -1,0 +1,253 @@
+"""The recipe: a whole run in one YAML file. Unknown keys are errors that name the nearest right key.
+
+Every step has one frozen model below; names inside are those of Hugging Face, TRL and PEFT. File names in a recipe are
+relative to the recipe. Defaults say where they come from, or "arbitrary".
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tunegate.errors import BadInput
+from tunegate.gate.policy import Policy
+from tunegate.validation import explain, read_yaml
+
+MAX_RECIPE_BYTES = 32 * 1024  # the recipe is one KFP parameter; a command-line argument on Linux holds 128 KiB in all
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    sources: Annotated[list[str], Field(min_length=1)]  # files, globs, s3://, https://, hf://org/name[@revision][:split]
+    columns: dict[str, str] = {}  # our name -> the file's name, where they differ, e.g. {prompt: question}
+    max_bad_share: Share = 0.05  # arbitrary: above one bad row in twenty the source itself is suspect
+
+
+class Task(Section):
+    """What the model is asked to do, and how an answer is judged right."""
+
+    checker: Literal["json", "exact", "label"] = "exact"  # json: equal as JSON values; label: equal, ignoring case and space
+    system: str = ""  # system prompt in training and in serving
+    zero_shot_system: str = ""  # a fuller prompt for the untrained model; empty: the same as `system`
+    max_new_tokens: Count = 128
+    max_length: Count = 1024  # tokens in prompt and answer (TRL's default)
+
+
+class Curate(Section):
+    duplicate_jaccard: Share = 0.8  # character 5-gram Jaccard at which rows are near-duplicates (NVIDIA Nemotron curation)
+    cluster_jaccard: Share = 0.7  # and at which they must not straddle a split
+    dev_rows: Count = 100
+    test_rows: Count = 200
+    max_train_rows: Count | None = None
+    min_train_rows: Count = 500  # fewer curated rows are prompted better than trained
+    max_cluster_share: Share = 0.2  # a cluster larger than this would swallow the split
+    seed: int = 0
+
+
+class Baseline(Section):
+    few_shot_k: Count = 5
+    few_shot: list[Literal["fixed", "nearest"]] = ["fixed", "nearest"]  # the better on dev becomes the few-shot arm
+    replay_prompts: str | None = None  # JSONL of prompts; the base model's own answers are replayed in training
+
+
+class Lora(Section):
+    r: Count = 16
+    alpha: Count = 32
+    dropout: Share = 0.05
+    target_modules: str | list[str] = "all-linear"  # QLoRA, Dettmers et al. 2023: all linear layers
+
+
+class Sft(Section):
+    load_in_4bit: bool = True
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4  # QLoRA paper, 7B to 13B
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    num_train_epochs: Annotated[float, Field(gt=0)] = 3
+    per_device_train_batch_size: Count = 4
+    gradient_accumulation_steps: Count = 8
+    gradient_checkpointing: bool = False
+    packing: bool = False
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    replay_share: Share = 0.1  # of the training rows: general data against forgetting
+    seed: int = 0
+    lora: Lora = Lora()
+
+
+class Prefer(Section):
+    method: Literal["dpo", "none"] = "dpo"
+    beta: Annotated[float, Field(gt=0)] = 0.1  # DPO, Rafailov et al. 2023
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    num_train_epochs: Annotated[float, Field(gt=0)] = 1
+    per_device_train_batch_size: Count = 4
+    gradient_accumulation_steps: Count = 1
+    prompts: Count = 400  # training prompts the SFT model answers, to mine pairs from
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    min_steps: Count = 20  # fewer optimizer steps than this, and the SFT adapter is passed on
+    seed: int = 0
+
+
+class Merge(Section):
+    adapter_scale: Annotated[float, Field(gt=0, le=1)] = 1.0  # below 1 interpolates towards the base model (WiSE-FT)
+    max_shard_gib: Annotated[float, Field(gt=0)] = 5.0
+
+
+class Evaluate(Section):
+    general_text: str | None = None  # JSONL of held general text ({"text": …}); loss on it measures forgetting
+    general_max_tokens: Count = 256
+    concurrency: Count = 16
+
+
+class Serve(Section):
+    engine: Literal["auto", "vllm", "transformers"] = "auto"  # auto: vLLM where it is installed
+    max_model_len: Count = 2048
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    start_timeout_seconds: Count = 600
+
+
+class Register(Section):
+    model_name: str = "tunegate"
+    experiment: str = "tunegate"
+
+
+class Approve(Section):
+    required: bool = False
+    timeout_hours: Annotated[float, Field(gt=0)] = 72
+
+
+class Deploy(Section):
+    target: Literal["local", "deployment", "kserve"] = "local"
+    namespace: str = "default"
+    name: str = "tunegate"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: any free port
+    image: str = ""  # serving image with digest; needed on a cluster
+    gpus: Annotated[int, Field(ge=0)] = 1
+    memory_gib: Annotated[float, Field(gt=0)] = 24
+    service_account: str = "default"
+    secret: str = ""  # Kubernetes secret whose keys (AWS_ACCESS_KEY_ID, …) let the serving pod read the store
+    smoke_items: Count = 8  # dev prompts whose answers must come back the same as in evaluation
+
+
+class Resources(Section):
+    """What one training pod asks for on a cluster; the local runner ignores it."""
+
+    gpu_type: str = "nvidia.com/gpu"
+    gpus: Annotated[int, Field(ge=0)] = 1
+    gpu_memory_gib: Annotated[float, Field(gt=0)] = 80
+    cpus: Annotated[float, Field(gt=0)] = 8
+    memory_gib: Annotated[float, Field(gt=0)] = 64
+    hourly_price: Annotated[float, Field(ge=0)] = 2.0  # currency units per machine hour, for cost figures; arbitrary
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    base_model: str  # directory, hf://org/name@revision or s3://
+    data: Data
+    policy: Policy
+    task: Task = Task()
+    curate: Curate = Curate()
+    baseline: Baseline = Baseline()
+    sft: Sft = Sft()
+    prefer: Prefer = Prefer()
+    merge: Merge = Merge()
+    evaluate: Evaluate = Evaluate()
+    serve: Serve = Serve()
+    register_: Annotated[Register, Field(alias="register")] = Register()
+    approve: Approve = Approve()
+    deploy: Deploy = Deploy()
+    resources: Resources = Resources()
+    store: str = "runs/store"  # a directory (relative to where the run is started) or s3://bucket/prefix
+    cost_per_hour: Annotated[float, Field(ge=0)] = 0.10  # of the serving machine, for cost per 1,000 requests; arbitrary
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _read_policy(cls, value):
+        if isinstance(value, str):
+            raise ValueError("a policy file must be read before validation; use load_recipe")
+        return value
+
+
+def load_recipe(path: Path | str, overrides: list[str] = ()) -> Recipe:
+    """Read a recipe file, with `section.key=value` overrides; paths in it become absolute.
+
+    Raises:
+        BadInput: the file is missing, is not YAML, or has an unknown or wrong key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"No recipe at {path}. Give the path of a YAML file, for instance pipelines/recipes/demo.yaml.")
+    return parse_recipe(path.read_text(encoding="utf-8"), overrides, base=path.resolve().parent, name=str(path))
+
+
+def parse_recipe(text: str, overrides: list[str] = (), base: Path | None = None, name: str = "recipe") -> Recipe:
+    """Validate recipe text; with `base`, resolve its relative paths and read its policy file."""
+    if len(text.encode()) > MAX_RECIPE_BYTES:
+        raise BadInput(f"{name} holds {len(text.encode())} bytes; a recipe may hold {MAX_RECIPE_BYTES}. Move long text to files.")
+    if "{{$" in text:
+        raise BadInput(f"{name} contains '{{{{$', which Kubeflow Pipelines would rewrite. Remove it.")
+    document = read_yaml(text, name)
+    for override in overrides:
+        _override(document, override)
+    if base is not None:
+        _resolve_paths(document, base)
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise BadInput(explain(error, Recipe, name)) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Serialise a recipe so that `parse_recipe` gives the same one back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def _override(document: dict, override: str) -> None:
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        raise BadInput(f"'{override}' is not an override. Write section.key=value, for instance sft.learning_rate=1e-4.")
+    *sections, last = key.split(".")
+    for section in sections:
+        document = document.setdefault(section, {})
+        if not isinstance(document, dict):
+            raise BadInput(f"'{override}' looks inside '{section}', which is not a section.")
+    document[last] = _number(yaml.safe_load(value))
+
+
+def _number(value):
+    # YAML 1.1 reads 1e-4 as text.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _resolve_paths(document: dict, base: Path) -> None:
+    def absolute(value):
+        if isinstance(value, str) and value and "://" not in value and not value.startswith("store:"):
+            return os.path.normpath(base / os.path.expanduser(value))
+        return value
+
+    for section, key in (("baseline", "replay_prompts"), ("evaluate", "general_text")):
+        if isinstance(document.get(section), dict) and key in document[section]:
+            document[section][key] = absolute(document[section][key])
+    if isinstance(document.get("data"), dict) and isinstance(document["data"].get("sources"), list):
+        document["data"]["sources"] = [absolute(source) for source in document["data"]["sources"]]
+    if "base_model" in document:
+        document["base_model"] = absolute(document["base_model"])
+    if isinstance(document.get("policy"), str):
+        path = Path(absolute(document["policy"]))
+        if not path.is_file():
+            raise BadInput(f"The policy {path} does not exist. A recipe's `policy` is a path relative to the recipe.")
+        document["policy"] = read_yaml(path.read_text(encoding="utf-8"), str(path))

@@ -1,0 +1,48 @@
+"""Write and read per-item results: `items.parquet`, one line per item and metric, and `arms.json`, one entry per arm.
+
+The gate reads nothing else. Metrics: task/exact and task/finish_stop (0 or 1) on the task's items, general/nats_per_token
+on held general text.
+"""
+
+import json
+from pathlib import Path
+
+from tunegate import digests
+from tunegate.errors import BadInput
+
+TEXT = ("arm", "split", "item_id", "cluster_id", "task_type", "metric", "prompt_hash", "output", "finish_reason")
+WHOLE = ("prompt_tokens", "completion_tokens")
+REAL = ("score", "latency_seconds")
+
+
+def write_results(directory: Path, items: list[dict], arms: dict[str, dict]) -> None:
+    """Write both files into `directory`, which is made."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [(name, pa.string()) for name in TEXT] + [(name, pa.int64()) for name in WHOLE] + [(name, pa.float64()) for name in REAL]
+    directory.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(items, schema=pa.schema(fields)), directory / "items.parquet")
+    digests.write_atomic(directory / "arms.json", json.dumps(arms, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_items(directory: Path) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    path = Path(directory) / "items.parquet"
+    if not path.is_file():
+        raise BadInput(f"No results at {path}. Give the directory that baseline or evaluate wrote.")
+    return pq.read_table(path).to_pylist()
+
+
+def read_arms(directory: Path) -> dict[str, dict]:
+    path = Path(directory) / "arms.json"
+    if not path.is_file():
+        raise BadInput(f"No results at {path}. Give the directory that baseline or evaluate wrote.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def mean(items: list[dict], arm: str, split: str, metric: str) -> float | None:
+    """Average one metric of one arm over a split; None when it was not measured."""
+    scores = [item["score"] for item in items if (item["arm"], item["split"], item["metric"]) == (arm, split, metric)]
+    return sum(scores) / len(scores) if scores else None

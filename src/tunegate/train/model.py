@@ -1,0 +1,94 @@
+"""Load the base model for training, and save adapters that say nothing of the machine they were trained on."""
+
+import ctypes
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
+
+from tunegate.errors import BadInput
+from tunegate.recipe import Sft
+
+# Environment and logs of a training child: lines for people, nothing asked of a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+# bitsandbytes looks for an optional kernel package on CPUs and warns when it is absent; its own kernels are used then.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_tokenizer(base: Path):
+    """Load the tokenizer of a model directory.
+
+    Raises:
+        BadInput: it has no chat template, so a conversation has no agreed form.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise BadInput(f"The base model in {base} has no chat template. Use an instruct model, or add chat_template.jinja to it.")
+    return tokenizer
+
+
+def load_base(base: Path, config: Sft | None = None):
+    """Load the base in bfloat16, or quantised as `config` says (NF4 with double quantisation by default)."""
+    quantization = None
+    if config is not None and config.load_in_4bit:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=config.bnb_4bit_quant_type,
+            bnb_4bit_use_double_quant=config.bnb_4bit_use_double_quant,
+            # bitsandbytes computes in float32 unless told otherwise.
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    keep_freed_memory()
+    return AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.bfloat16, quantization_config=quantization, device_map={"": device()},
+        # On a CPU the backward pass of fused attention is slower than the plain one at instruction lengths (< 512 tokens).
+        attn_implementation="sdpa" if device() == "cuda" else "eager",
+        local_files_only=True, use_safetensors=True, trust_remote_code=False,
+    )  # fmt: skip
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next step, where training runs on the CPU.
+
+    By default every large tensor is mapped and unmapped anew, and the kernel clears its pages each time: a third of a
+    training step of the demo went there. Constants: mallopt(3), M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD.
+    """
+    if device() == "cpu" and sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(-4, 0)
+            libc.mallopt(-1, 2**31 - 1)
+            libc.mallopt(-2, 256 * 1024 * 1024)
+
+
+def train_adapter_in_float32(model) -> int:
+    """Hold the trainable weights in float32 and count them.
+
+    TRL casts a QLoRA adapter to bfloat16, which keeps 8 bits of mantissa: an update smaller than about 1/256 of a weight
+    is then rounded away, and at DPO's learning rates nearly all of them are. Autocast still computes in bfloat16.
+    """
+    count = 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            count += parameter.numel()
+    return count
+
+
+def save_adapter(model, tokenizer, output: Path) -> None:
+    """Write adapter_model.safetensors, adapter_config.json and the tokenizer; no pickle, no path of this machine."""
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = "base"
+    model.save_pretrained(output, selected_adapters=["default"], safe_serialization=True)
+    (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+    tokenizer.save_pretrained(output)

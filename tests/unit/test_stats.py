@@ -1,0 +1,165 @@
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats as scipy_stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from tunegate.gate import stats
+
+
+def clustered_gaps(seed=0, clusters=40, size=5):
+    rng = np.random.default_rng(seed)
+    index = np.repeat(np.arange(clusters), size)
+    return rng.normal(0.1, 1, clusters)[index] + rng.normal(0, 0.5, clusters * size), index
+
+
+def pairs(both=0, gains=0, losses=0, neither=0):
+    candidate = np.array([1] * both + [1] * gains + [0] * losses + [0] * neither, float)
+    versus = np.array([1] * both + [0] * gains + [1] * losses + [0] * neither, float)
+    return candidate, versus, np.arange(len(candidate))
+
+
+def test_clustered_standard_error_is_that_of_statsmodels():
+    values, clusters = clustered_gaps()
+    fit = sm.OLS(values, np.ones((len(values), 1))).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    found = stats.difference(values, np.zeros_like(values), clusters)
+    assert found.se == pytest.approx(fit.bse[0], rel=1e-12)
+    assert found.interval() == pytest.approx(tuple(fit.conf_int()[0]), rel=1e-9)
+    assert stats.clustered_se(values, clusters) == found.se
+
+
+def test_singleton_clusters_give_the_plain_standard_error():
+    values = np.random.default_rng(1).normal(size=50)
+    found = stats.difference(values, np.zeros(50), np.arange(50))
+    assert found.se == pytest.approx(values.std(ddof=1) / math.sqrt(50))
+    assert found.p_above(0.0) == pytest.approx(scipy_stats.ttest_1samp(values, 0, alternative="greater").pvalue)
+    assert found.p_below(0.0) == pytest.approx(scipy_stats.ttest_1samp(values, 0, alternative="less").pvalue)
+
+
+def test_dependent_items_widen_the_interval():
+    values, clusters = clustered_gaps()
+    alone = stats.difference(values, np.zeros_like(values), np.arange(len(values)))
+    assert stats.difference(values, np.zeros_like(values), clusters).se > 1.5 * alone.se
+
+
+def test_mcnemar_is_that_of_statsmodels():
+    candidate, versus, _ = pairs(both=30, gains=14, losses=4, neither=52)
+    assert stats.mcnemar_p(candidate, versus) == pytest.approx(mcnemar([[30, 4], [14, 52]], exact=True).pvalue)
+    assert stats.mcnemar_p(*pairs(both=5, neither=5)[:2]) == 1.0
+    assert stats.mcnemar_p(candidate + 0.5, versus) is None
+
+
+def test_clopper_pearson_is_that_of_statsmodels():
+    for successes, trials in ((0, 20), (7, 20), (20, 20)):
+        expected = proportion_confint(successes, trials, alpha=0.1, method="beta")
+        assert stats.clopper_pearson(successes, trials, 0.05) == pytest.approx(expected)
+
+
+def test_no_failures_give_the_rule_of_three():
+    found = stats.mean(np.ones(200), np.arange(200))
+    low, high = found.bounds(0.05)
+    assert low == pytest.approx(0.05 ** (1 / 200))
+    assert 1 - low == pytest.approx(3 / 200, rel=0.01)
+    assert high == 1.0
+
+
+def test_a_proportion_in_clusters_is_bounded_more_carefully():
+    scores = np.repeat([1.0] * 45 + [0.0] * 5, 4)
+    alone = stats.mean(scores, np.arange(200)).bounds(0.05)[0]
+    clustered = stats.mean(scores, np.repeat(np.arange(50), 4)).bounds(0.05)[0]
+    assert clustered < alone
+    assert clustered == pytest.approx(stats.clopper_pearson(45, 50, 0.05)[0], abs=0.01)
+
+
+def test_all_right_in_clusters_counts_clusters_not_items():
+    found = stats.mean(np.ones(200), np.repeat(np.arange(50), 4))
+    assert found.bounds(0.05)[0] == pytest.approx(0.05 ** (1 / 50))
+
+
+@pytest.mark.parametrize("counts", [{"both": 100}, {"neither": 100}, {"gains": 100}, {"losses": 100}, {"both": 60, "neither": 40}])
+def test_no_variance_never_means_no_width(counts):
+    candidate, versus, clusters = pairs(**counts)
+    found = stats.difference(candidate, versus, clusters)
+    low, high = found.interval()
+    assert found.se == 0
+    assert high - low > 0.03
+    assert low <= found.value <= high
+    assert found.mde(0.05, 0.8) > 0.02
+
+
+def test_a_difference_that_cancels_inside_clusters_keeps_a_width():
+    candidate, versus = np.array([1.0, 0.0] * 50), np.array([0.0, 1.0] * 50)
+    found = stats.difference(candidate, versus, np.repeat(np.arange(50), 2))
+    low, high = found.interval()
+    assert found.se == 0 and low < -0.1 and high > 0.1
+
+
+def test_few_discordant_pairs_are_bounded_exactly():
+    candidate, versus, clusters = pairs(both=150, losses=1, neither=49)
+    found = stats.difference(candidate, versus, clusters)
+    by_t = found.value - scipy_stats.t.ppf(0.95, 199) * found.se
+    assert found.bounds(0.05)[0] < by_t
+    assert found.p_above(-0.02) > scipy_stats.t.sf((found.value + 0.02) / found.se, 199)
+
+
+def test_p_and_bound_agree():
+    for counts in ({"both": 150, "losses": 2, "neither": 48}, {"both": 80, "gains": 40, "losses": 20, "neither": 60}):
+        found = stats.difference(*pairs(**counts))
+        threshold = found.bounds(0.05)[0]
+        assert found.p_above(threshold) == pytest.approx(0.05, abs=1e-6)
+        assert found.p_below(found.bounds(0.05)[1]) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_equal_continuous_differences_are_refused():
+    values = np.linspace(1, 2, 30)
+    with pytest.raises(stats.NoSpread, match="no spread"):
+        stats.difference(values + 0.1, values, np.arange(30))
+    with pytest.raises(stats.NoSpread):
+        stats.difference(values, values, np.arange(30))
+
+
+def test_one_cluster_is_refused():
+    with pytest.raises(stats.NoSpread, match="30 items in 1 cluster"):
+        stats.difference(np.linspace(0, 1, 30), np.zeros(30), np.zeros(30))
+
+
+def test_a_ratio_is_bounded():
+    rng = np.random.default_rng(2)
+    versus = rng.gamma(5, 20, 400)
+    candidate = versus * rng.normal(0.8, 0.05, 400)
+    found = stats.ratio(candidate, versus, np.arange(400))
+    resampled = [candidate[i].sum() / versus[i].sum() for i in (rng.integers(0, 400, 400) for _ in range(2000))]
+    assert found.value == pytest.approx(candidate.sum() / versus.sum())
+    assert found.se == pytest.approx(np.std(resampled), rel=0.1)
+    with pytest.raises(stats.NoSpread, match="no ratio"):
+        stats.ratio(candidate, np.zeros(400), np.arange(400))
+
+
+def test_mde_is_the_published_one():
+    # 500 pairs of which 20 % disagree evenly: 4.9 to 5.0 points at one-sided 0.05 and power 0.8
+    found = stats.difference(*pairs(both=200, gains=50, losses=50, neither=200))
+    assert found.mde(0.05, 0.8) == pytest.approx(0.0498, abs=0.0005)
+    assert stats.required_items(0.0498, math.sqrt(0.2), 0.05, 0.8) == pytest.approx(500, rel=0.01)
+    # Miller 2024: variance 1/9, 3 points, 0.05 two-sided, power 0.8
+    assert stats.required_items(0.03, 1 / 3, 0.025, 0.8) == 969
+
+
+def test_required_n_needs_a_distance():
+    found = stats.difference(*pairs(both=200, gains=50, losses=50, neither=200))
+    assert found.required_n(0.0498 / 2, 0.05, 0.8) == pytest.approx(2000, rel=0.01)
+    assert found.required_n(0.0, 0.05, 0.8) is None
+
+
+def test_without_effect_one_in_twenty_passes():
+    rng, passed = np.random.default_rng(5), 0
+    for _ in range(400):
+        better = rng.random(200) < 0.1
+        worse = (rng.random(200) < 0.1 / 0.9) & ~better
+        both = (rng.random(200) < 0.5).astype(float)
+        candidate = np.where(better, 1.0, np.where(worse, 0.0, both))
+        versus = np.where(better, 0.0, np.where(worse, 1.0, both))
+        passed += stats.difference(candidate, versus, np.arange(200)).bounds(0.05)[0] > 0
+    assert 0.025 < passed / 400 < 0.08

@@ -1,0 +1,140 @@
+"""Training on a tiny real model: the loss falls, the stop token is learnt from, DPO mines its own pairs."""
+
+import json
+
+import pytest
+from tiny_model import command_rows
+
+from tunegate import rows
+from tunegate.errors import BadInput, Refused
+from tunegate.recipe import Lora, Prefer, Sft, Task
+
+TASK = Task(checker="json", system="Answer with JSON.", max_new_tokens=24, max_length=160)
+SFT = Sft(
+    learning_rate=5e-3, num_train_epochs=2, per_device_train_batch_size=8, gradient_accumulation_steps=1, warmup_steps=2,
+    lora=Lora(r=8, alpha=16, dropout=0.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("data")
+    made = command_rows(72)
+    rows.write_rows(directory / "train.jsonl", made[:48])
+    rows.write_rows(directory / "dev.jsonl", made[48:56])
+    rows.write_rows(directory / "replay.jsonl", [rows.make_row(
+        [{"role": "user", "content": f"say yes {i}"}, {"role": "assistant", "content": "yes please"}], source="replay") for i in range(4)])  # fmt: skip
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base, data, tmp_path_factory):
+    from tunegate.train.sft import sft
+
+    output = tmp_path_factory.mktemp("sft") / "adapter"
+    return output, sft(SFT, TASK, tiny_base, data / "train.jsonl", output, data / "replay.jsonl")
+
+
+def test_sft_lowers_the_loss_and_covers_the_stop_token(trained):
+    _, summary = trained
+    assert summary["examples"] == 53 and summary["replayed"] == 5
+    assert summary["steps"] == 14
+    assert summary["loss_final"] < summary["loss_first"]
+    assert summary["stop_token_in_loss"] == 1.0
+
+
+def test_adapter_holds_float32_safetensors_and_no_path(trained):
+    from safetensors import safe_open
+
+    adapter, _ = trained
+    names = {file.name for file in adapter.iterdir()}
+    assert "adapter_model.safetensors" in names and not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as tensors:
+        assert {str(tensors.get_tensor(key).dtype) for key in tensors.keys()} == {"torch.float32"}  # noqa: SIM118
+
+
+def test_same_seed_gives_the_same_adapter(trained, tiny_base, data, tmp_path):
+    from tunegate.train.sft import sft
+
+    adapter, _ = trained
+    sft(SFT, TASK, tiny_base, data / "train.jsonl", tmp_path / "again", data / "replay.jsonl")
+    assert (tmp_path / "again/adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_base_without_chat_template_is_refused(tiny_base, data, tmp_path):
+    import shutil
+
+    from tunegate.train.sft import sft
+
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_base, bare)
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(BadInput, match="no chat template"):
+        sft(SFT, TASK, bare, data / "train.jsonl", tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_template_that_never_ends_the_turn_is_refused(tiny_base, data, tmp_path):
+    import shutil
+
+    from tunegate.train.sft import sft
+
+    endless = tmp_path / "endless"
+    shutil.copytree(tiny_base, endless)
+    template = (endless / "chat_template.jinja").read_text()
+    (endless / "chat_template.jinja").write_text(template.replace("<|im_end|>", ""))
+    with pytest.raises(Refused, match="end-of-turn token"):
+        sft(SFT, TASK, endless, data / "train.jsonl", tmp_path / "adapter")
+
+
+def test_rows_that_do_not_fit_are_named(tiny_base, data, tmp_path):
+    from tunegate.train.sft import sft
+
+    with pytest.raises(BadInput, match="fit in 8 tokens"):
+        sft(SFT, TASK.model_copy(update={"max_length": 8}), tiny_base, data / "train.jsonl", tmp_path / "adapter")
+
+
+def test_a_diverging_run_stops_with_a_sentence(tiny_base, data, tmp_path):
+    import torch
+
+    from tunegate.train.progress import Progress
+
+    state = type("State", (), {"global_step": 3, "max_steps": 9})
+    with pytest.raises(Refused, match="diverged"):
+        Progress("sft").on_log(None, state, None, logs={"loss": float(torch.tensor(float("nan")))})
+
+
+def test_pairs_are_right_against_wrong_answers_of_the_model_itself():
+    from tunegate.train.prefer import mine_pairs
+
+    row = command_rows(1)[0]
+    right = rows.answer(row)
+    pairs = mine_pairs([row, row], [[right, "{}", "{}", "no json"], ["{}", "[]", "", "x"]], TASK)
+    assert [(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in pairs] == [(right, "no json"), (right, "{}")]
+
+
+def test_too_few_pairs_pass_the_sft_adapter_on(trained, tiny_base, data, tmp_path):
+    from tunegate.train.prefer import prefer
+
+    adapter, _ = trained
+    summary = prefer(Prefer(prompts=4, samples_per_prompt=2), SFT, TASK, tiny_base, adapter, data, tmp_path / "out")
+    assert not summary["kept"] and "fewer than 20" in summary["outcome"]
+    assert (tmp_path / "out/adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+
+
+def test_dpo_raises_the_margin_between_right_and_wrong(trained, tiny_base, data, tmp_path):
+    from tunegate.train.model import load_tokenizer
+    from tunegate.train.prefer import _dpo
+
+    adapter, _ = trained
+    made = command_rows(16)
+    pairs = [
+        {"prompt": rows.chat(r, TASK.system), "chosen": [{"role": "assistant", "content": rows.answer(r)}],
+         "rejected": [{"role": "assistant", "content": "{}"}]} for r in made
+    ]  # fmt: skip
+    config = Prefer(learning_rate=1e-3, num_train_epochs=2, per_device_train_batch_size=4)
+    summary = _dpo(config, SFT, tiny_base, adapter, pairs, load_tokenizer(tiny_base), tmp_path / "out")
+    assert summary["steps"] == 8
+    assert summary["log"][-1]["rewards/margins"] > summary["log"][0]["rewards/margins"]
+    assert (tmp_path / "out/adapter_model.safetensors").read_bytes() != (adapter / "adapter_model.safetensors").read_bytes()
