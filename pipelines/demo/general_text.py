@@ -1,8 +1,9 @@
 """Write the demo's general text: held passages to measure forgetting on, and anchor prompts to replay against it.
 
 The passages are worked questions from 57 subjects that the wheel `lm-eval` (MIT) ships for its MMLU tasks; none is ever
-trained on. The anchors are plain requests, written here, on topics of no particular field; the base model's own answers
-to them are mixed into training (endogenous replay). Nothing is shared between the two but the language.
+trained on. The anchors are plain requests, and openings of plain texts, written here, on topics of no particular field;
+what the base model itself answers and writes on is mixed into training (endogenous replay). Nothing is shared between the
+two but the language.
 
     python pipelines/demo/general_text.py --output runs/demo
 """
@@ -26,6 +27,18 @@ REQUESTS = (
     "Write a short e-mail to a friend about {}.",
     "Ask me three questions about {}.",
 )
+OPENINGS = (
+    "{} is",
+    "The history of {}",
+    "Question: What is known about {}?\nAnswer:",
+    "Dear reader, this chapter is about {}.",
+    "Once upon a time there was a story about {}.",
+    "Problem 1. Consider {}.",
+    "According to experts, {}",
+    "A student asked the teacher about {}.",
+    "Introduction\n{} can be described as",
+    "Notes on {}:\n1.",
+)
 PASSAGES = 120
 PASSAGES_PER_SUBJECT = 3
 
@@ -41,13 +54,15 @@ def passages() -> list[str]:
     return found[:PASSAGES]
 
 
-def anchors() -> list[str]:
-    return [request.format(topic) for topic in TOPICS for request in REQUESTS]
+def anchors() -> list[dict]:
+    asked = [{"prompt": request.format(topic)} for topic in TOPICS for request in REQUESTS]
+    opened = [opening.format(topic) for topic in TOPICS for opening in OPENINGS]
+    return asked + [{"opening": text[0].upper() + text[1:]} for text in opened]
 
 
-def write(path: Path, key: str, texts: list[str]) -> None:
-    path.write_text("".join(json.dumps({key: text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
-    print(f"{len(texts)} lines written to {path}")
+def write(path: Path, lines: list[dict]) -> None:
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    print(f"{len(lines)} lines written to {path}")
 
 
 if __name__ == "__main__":
@@ -55,5 +70,5 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, required=True, help="directory")
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
-    write(output / "anchors.jsonl", "prompt", anchors())
-    write(output / "general.jsonl", "text", passages())
+    write(output / "anchors.jsonl", anchors())
+    write(output / "general.jsonl", [{"text": text} for text in passages()])

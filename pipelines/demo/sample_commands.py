@@ -138,7 +138,13 @@ def sample(rows: int, seed: int) -> tuple[list[dict], Counter]:
             dropped["seen before"] += 1
             continue
         seen.add(command)
-        result = recognize_best(command, intents, slot_lists=home, language="en", intent_context={"area": "kitchen"} if data.requires_context and "area" in data.requires_context else None)
+        result = recognize_best(
+            command,
+            intents,
+            slot_lists=home,
+            language="en",
+            intent_context={"area": "kitchen"} if data.requires_context and "area" in data.requires_context else None,
+        )
         if result is None:
             dropped["not recognised"] += 1
             continue

@@ -1,20 +1,23 @@
 """Measure what fine-tuning must beat: the base model zero-shot, and with the better of the few-shot prompts.
 
 The few-shot prompt is chosen on dev; the sealed test is asked once, and only when training is worth it. In the same session
-the base model answers general prompts: replayed in training, its own words hold it back from forgetting.
+the base model answers general prompts and continues general texts: replayed in training, its own words hold it back from
+forgetting (endogenous replay).
 """
 
 import re
 import time
 from pathlib import Path
 
-from tunegate import prompts, recipe, results, rows
-from tunegate.evaluate import Measurement, read_field, read_split, ref_digest, with_stored_file
+from tunegate import digests, prompts, recipe, results, rows
+from tunegate.errors import BadInput
+from tunegate.evaluate import Measurement, read_split, ref_digest, with_stored_file
 from tunegate.gate.policy import Policy
-from tunegate.serving import Progress, chat, count_tokens, serve
+from tunegate.serving import Progress, chat, continue_texts, count_tokens, serve
 from tunegate.steps import Inputs, Result
 
 REPLAY_MAX_NEW_TOKENS = 96
+REPLAY_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "seed": 0}
 ZERO_SHOT, FEW_SHOT = "base_zero_shot", "base_few_shot"
 # An end of sentence, closing quotes and brackets included; the full stop of a list number ("2.") is none.
 SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"')\]”’]*(?=\s|$)")
@@ -56,7 +59,7 @@ def baseline(
             _ask_few_shot(measured, FEW_SHOT, "test", test, train, chosen, settings.few_shot_k)
             measured.read_general(ZERO_SHOT)
             if settings.replay_prompts:
-                replay = _replay(server, read_field(Path(settings.replay_prompts), "prompt"), evaluate.concurrency)
+                replay = _replay(server, Path(settings.replay_prompts), evaluate.concurrency)
     results.write_results(output / "results", measured.items, measured.arms)
     rows.write_rows(output / "replay" / "replay.jsonl", replay)
     return _result(measured, settings, chosen, worth, reasons, len(replay), time.monotonic() - started)
@@ -77,16 +80,33 @@ def _better_on_dev(measured: Measurement, strategies: list[str]) -> str:
     return max(strategies, key=lambda name: (measured.mean(f"{FEW_SHOT}:{name}", "dev", "task/exact"), name == "fixed"))
 
 
-def _replay(server, asked: list[str], concurrency: int) -> list[dict]:
-    """Give the base model's own answers as rows; an answer cut short by the limit ends at its last whole sentence."""
+def _replay(server, path: Path, concurrency: int) -> list[dict]:
+    """Let the base model answer each line's `prompt`, or write on from its `opening`, in its own words.
+
+    Sampled at temperature 1, these are draws from the base model's own distribution, so the loss on them is its divergence
+    from the base plus a constant: training on them holds the model where it was, in conversation and in plain text.
+    """
+    lines = list(rows.read_json_lines(path))
+    for number, line in enumerate(lines, 1):
+        if not any(isinstance(line.get(key), str) and line[key].strip() for key in ("prompt", "opening")):
+            raise BadInput(f"{path}: object {number} has neither a `prompt` to answer nor an `opening` to continue. Mend or remove it.")
+    asked = [line["prompt"] for line in lines if "prompt" in line]
+    openings = [line["opening"] for line in lines if "prompt" not in line]
     turns = [[{"role": "user", "content": prompt}] for prompt in asked]
-    answers = chat(server, turns, REPLAY_MAX_NEW_TOKENS, concurrency, Progress("baseline: replay answers"))
     replay = []
-    for turn, answer in zip(turns, answers, strict=True):
+    progress = Progress("baseline: replay answers")
+    for turn, answer in zip(turns, chat(server, turns, REPLAY_MAX_NEW_TOKENS, concurrency, progress, REPLAY_SAMPLING), strict=True):
         text = answer.text.strip() if answer.finish_reason == "stop" else whole_sentences(answer.text)
         if text:
-            replay.append(rows.make_row([*turn, {"role": "assistant", "content": text}], task_type="replay", source="replay"))
-    return replay
+            replay.append(rows.make_row([*turn, {"role": "assistant", "content": text}], "replay", "replay"))
+    progress = Progress("baseline: replay texts")
+    for opening, text in zip(
+        openings, continue_texts(server, openings, REPLAY_MAX_NEW_TOKENS, concurrency, progress, REPLAY_SAMPLING), strict=True
+    ):
+        whole = opening + text
+        replay.append({"id": digests.digest_json(whole), "text": whole, "task_type": "replay", "source": "replay"})
+    # In an order of no meaning, so that any part of it holds both kinds.
+    return sorted(replay, key=lambda row: row["id"])
 
 
 def whole_sentences(text: str) -> str:

@@ -64,6 +64,37 @@ def tell(result: Result | dict, output: Path) -> None:
 
 
 @app.command(rich_help_panel=PANEL)
+def ingest(
+    sources: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs, hf://, s3:// or https://.", show_default=False)],
+    output: Output,
+    recipe: RecipeOption = None,
+    set_: SetOption = NOTHING,
+):
+    """Read files of rows; keep the good ones as rows/rows.jsonl and the bad ones, with reasons, as rows/quarantine.jsonl."""
+    from tunegate.ingest import ingest as work
+
+    report = work(settings(recipe, set_).data.model_copy(update={"sources": sources}), empty(output))
+    say(f"{report['rows']:,} rows, {report['quarantined']:,} quarantined")
+    say(f"written to {output}/rows")
+
+
+@app.command(rich_help_panel=PANEL)
+def curate(
+    rows: Annotated[list[Path], typer.Argument(metavar="ROWS...", help="rows.jsonl files that ingest wrote.", show_default=False)],
+    output: Output,
+    recipe: RecipeOption = None,
+    set_: SetOption = NOTHING,
+):
+    """Deduplicate rows and split them by near-duplicate cluster into data/; say in report/ what was dropped and why."""
+    from tunegate.curate import curate as work
+    from tunegate.curate import describe
+
+    s = settings(recipe, set_)
+    say(describe(work(rows, empty(output), s.curate, s.task)))
+    say(f"written to {output}/data and {output}/report")
+
+
+@app.command(rich_help_panel=PANEL)
 def baseline(base: Base, data: Data, output: Output, recipe: RecipeOption = None, set_: SetOption = NOTHING):
     """Score the base model with zero-shot and few-shot prompts."""
     from tunegate.baseline import baseline as work

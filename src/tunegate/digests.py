@@ -42,7 +42,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 @cache
 def _imports(module: str) -> tuple[str, ...]:
     """Name the tunegate modules that `module`'s source imports, lazily imported ones included."""
-    path = Path(find_spec(module).origin)
+    path = _source(module)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -55,15 +55,19 @@ def _imports(module: str) -> tuple[str, ...]:
                 stem = ".".join(parts[: len(parts) - node.level + 1] + ([stem] if stem else []))
             found.add(stem)
             found.update(f"{stem}.{alias.name}" for alias in node.names)
-    return tuple(sorted(name for name in found if name.split(".")[0] == "tunegate" and _exists(name)))
+    return tuple(sorted(name for name in found if name.split(".")[0] == "tunegate" and _source(name)))
 
 
 @cache
-def _exists(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _source(module: str) -> Path | None:
+    """Find the source of a module by its name alone: find_spec would import its parents, and torch with them."""
+    package, *rest = module.split(".")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin) if not rest else Path(spec.origin).parent.joinpath(*rest)
+    candidates = [path] if not rest else [path / "__init__.py", path.with_suffix(".py")]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def code_digest(module: str) -> str:
@@ -78,4 +82,4 @@ def code_digest(module: str) -> str:
         if name not in seen:
             seen.add(name)
             queue.extend(_imports(name))
-    return digest_json({name: sha256_file(Path(find_spec(name).origin)) for name in sorted(seen)})
+    return digest_json({name: sha256_file(_source(name)) for name in sorted(seen)})

@@ -1,9 +1,9 @@
 """Errors are sentences: what was wrong, where, and what to do.
 
-    TunegateError
-    ├── BadInput      the recipe or the data must change      exit 2, not retryable
-    ├── Refused       a rule of the system said no            exit 3, not retryable
-    └── Unavailable   a store, server or disk did not answer  exit 4, retryable
+TunegateError
+├── BadInput      the recipe or the data must change      exit 2, not retryable
+├── Refused       a rule of the system said no            exit 3, not retryable
+└── Unavailable   a store, server or disk did not answer  exit 4, retryable
 """
 
 

@@ -146,7 +146,7 @@ def read_split(data: Path, split: str) -> list[dict]:
 def read_field(path: Path, field: str) -> list[str]:
     """Read one text field of a JSONL file; texts that occur twice are read once."""
     if not path.is_file():
-        raise BadInput(f"There is no {path}. It must be a JSONL file of {{\"{field}\": …}}.")
+        raise BadInput(f'There is no {path}. It must be a JSONL file of {{"{field}": …}}.')
     texts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -158,7 +158,7 @@ def read_field(path: Path, field: str) -> list[str]:
         if not isinstance(texts[-1], str) or not texts[-1].strip():
             raise BadInput(f"{path}, line {number}: '{field}' is empty or not text. Mend or remove the line.")
     if not texts:
-        raise BadInput(f"{path} has no lines. It must be a JSONL file of {{\"{field}\": …}}.")
+        raise BadInput(f'{path} has no lines. It must be a JSONL file of {{"{field}": …}}.')
     return list(dict.fromkeys(texts))
 
 

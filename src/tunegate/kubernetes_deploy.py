@@ -185,9 +185,7 @@ class Cluster:
             config.load_config()
             return cls(dynamic.DynamicClient(client.ApiClient()))
         except (config.ConfigException, client.ApiException, HTTPError) as error:
-            raise Unavailable(
-                f"There is no Kubernetes cluster to deploy to: {error}. Set KUBECONFIG, or deploy.target to local."
-            ) from None
+            raise Unavailable(f"There is no Kubernetes cluster to deploy to: {error}. Set KUBECONFIG, or deploy.target to local.") from None
 
     def _resource(self, body: dict):
         from kubernetes.dynamic.exceptions import ResourceNotFoundError
@@ -208,9 +206,7 @@ class Cluster:
 
     def apply(self, body: dict) -> None:
         name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
-        self._resource(body).server_side_apply(
-            body=body, name=name, namespace=namespace, field_manager=FIELD_MANAGER, force_conflicts=True
-        )
+        self._resource(body).server_side_apply(body=body, name=name, namespace=namespace, field_manager=FIELD_MANAGER, force_conflicts=True)
 
     def delete(self, body: dict) -> None:
         self._resource(body).delete(name=body["metadata"]["name"], namespace=body["metadata"]["namespace"])
@@ -279,4 +275,3 @@ def not_ready(found: dict | None) -> str:
         return said.get("message") or f"{status.get('availableReplicas', 0)} of {replicas} replicas are available"
     ready = conditions.get("Ready", {})
     return "" if ready.get("status") == "True" else ready.get("message") or "its condition Ready is not true"
-

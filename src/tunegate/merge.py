@@ -64,7 +64,9 @@ def merge(config: Merge, base: Path, adapter: Path, output: Path) -> dict:
                     tensors[name] = weight
                 save_file(tensors, output / shard.name, metadata={"format": "pt"})
     if left or not merged:
-        raise BadInput(f"The adapter does not fit the base model: {len(left)} of its tensors have no place, for instance {sorted(left)[:1]}.")
+        raise BadInput(
+            f"The adapter does not fit the base model: {len(left)} of its tensors have no place, for instance {sorted(left)[:1]}."
+        )
     summary = {"tensors": total, "tensors_merged": merged} | _parity(base, adapter, output, config.adapter_scale)
     if summary["kl_merge_nats"] > MAX_MERGE_KL:
         raise Refused(

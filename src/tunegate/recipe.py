@@ -55,7 +55,7 @@ class Curate(Section):
 class Baseline(Section):
     few_shot_k: Count = 5
     few_shot: list[Literal["fixed", "nearest"]] = ["fixed", "nearest"]  # the better on dev becomes the few-shot arm
-    replay_prompts: str | None = None  # JSONL of prompts; the base model's own answers are replayed in training
+    replay_prompts: str | None = None  # JSONL of {"prompt"} and {"opening"}; the base model's own words on them are replayed in training
 
 
 class Lora(Section):
@@ -77,6 +77,7 @@ class Sft(Section):
     gradient_accumulation_steps: Count = 8
     gradient_checkpointing: bool = False
     packing: bool = False
+    train_sampling_strategy: Literal["random", "group_by_length"] = "random"  # by length: less padding without packing
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     replay_share: Share = 0.1  # of the training rows: general data against forgetting
     seed: int = 0

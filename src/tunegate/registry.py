@@ -1,8 +1,8 @@
 """Read and mark model versions in the MLflow registry: tags say what a version may do, aliases what it does.
 
-    alias candidate    the version that was registered last
-    alias champion     the version that serves
-    alias previous     the champion before it, to roll back to
+alias candidate    the version that was registered last
+alias champion     the version that serves
+alias previous     the champion before it, to roll back to
 """
 
 from contextlib import contextmanager

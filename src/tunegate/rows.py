@@ -86,12 +86,29 @@ def similarity_text(row: dict) -> str:
     return "\n".join(normalise(turn["content"]) for turn in row["messages"] if turn["role"] != "system")
 
 
+def read_json_lines(path: Path | str) -> Iterator[dict]:
+    """Read the JSON objects of a JSONL file.
+
+    Raises:
+        BadInput: the file is missing, or a line of it is not a JSON object.
+    """
+    return (found for _, found in _numbered(path))
+
+
 def read_rows(path: Path | str) -> Iterator[dict]:
     """Read rows from a JSONL file.
 
     Raises:
         BadInput: the file is missing, or a line of it is not a row.
     """
+    for number, row in _numbered(path):
+        if "messages" not in row:
+            raise BadInput(f"{path}:{number} is not a row: it has no `messages`. Run `tunegate ingest` on your data first.")
+        yield row
+
+
+def _numbered(path: Path | str) -> Iterator[tuple[int, dict]]:
+    """Give the number of each line that is not blank, and the object on it."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"There is no file of rows at {path}.")
@@ -100,12 +117,12 @@ def read_rows(path: Path | str) -> Iterator[dict]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                found = json.loads(line)
             except ValueError as error:
                 raise BadInput(f"{path}:{number} is not JSON: {error}.") from None
-            if not isinstance(row, dict) or "messages" not in row:
-                raise BadInput(f"{path}:{number} is not a row: it has no `messages`. Run `tunegate ingest` on your data first.")
-            yield row
+            if not isinstance(found, dict):
+                raise BadInput(f"{path}:{number} is not a JSON object.")
+            yield number, found
 
 
 def to_lines(rows: Iterable[dict]) -> bytes:

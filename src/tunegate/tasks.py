@@ -1,8 +1,8 @@
 """Judge an answer right or wrong: three checkers, each 1.0 or 0.0.
 
-    json    equal as JSON values: key order and white space do not count, 1 equals 1.0, true does not equal 1
-    exact   equal but for white space at either end
-    label   equal but for case and white space
+json    equal as JSON values: key order and white space do not count, 1 equals 1.0, true does not equal 1
+exact   equal but for white space at either end
+label   equal but for case and white space
 """
 
 import json

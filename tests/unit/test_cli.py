@@ -1,11 +1,13 @@
 """The command line: help that names everything, errors in one sentence with their code, and submit against a real HTTP server."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -91,6 +93,20 @@ def test_a_step_does_not_write_into_a_full_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is there already"):
         cli_steps.empty(tmp_path)
+
+
+def test_ingest_and_curate_on_plain_files(monkeypatch, capsys, tmp_path):
+    rows = [{"prompt": f"how much is {n} times {n * n + 7}, please", "completion": str(n * (n * n + 7))} for n in range(900)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    code, out, err = call(monkeypatch, capsys, "ingest", tmp_path / "mine.jsonl", "--output", tmp_path / "in")
+    assert (code, err) == (0, "") and out.startswith("900 rows, 1 quarantined")
+    small = ["--set", "curate.dev_rows=20", "--set", "curate.test_rows=30", "--set", "curate.min_train_rows=100"]
+    small += ["--set", "curate.duplicate_jaccard=1", "--set", "curate.cluster_jaccard=1"]
+    code, out, err = call(monkeypatch, capsys, "curate", tmp_path / "in/rows/rows.jsonl", "--output", tmp_path / "out", *small)
+    assert code == 0, err
+    assert len((tmp_path / "out/data/test.jsonl").read_text().splitlines()) == 30
+    code, _, err = call(monkeypatch, capsys, "curate", tmp_path / "in/rows/rows.jsonl", "--output", tmp_path / "out")
+    assert code == 2 and "is there already" in err
 
 
 def test_run_ids_sort_by_time():
@@ -183,7 +199,4 @@ def test_the_run_page_is_that_of_the_run(remote_recipe):
 
 
 def _environment() -> dict[str, str]:
-    import os
-    from pathlib import Path
-
     return {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}

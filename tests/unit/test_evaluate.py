@@ -5,10 +5,12 @@ import fake_engine
 import pytest
 
 from tunegate import recipe, results
-from tunegate.baseline import baseline, whole_sentences
+from tunegate.baseline import baseline, baseline_step, whole_sentences
 from tunegate.errors import BadInput, Refused
-from tunegate.evaluate import chat_template_sha256, evaluate, read_field, with_stored_file
+from tunegate.evaluate import chat_template_sha256, evaluate, evaluate_step, read_field, with_stored_file
 from tunegate.gate.policy import Policy
+from tunegate.steps import Inputs
+from tunegate.store import open_store
 
 TASK = recipe.Task(system="Short.", zero_shot_system="Long and full.", checker="label", max_new_tokens=6)
 SERVE = recipe.Serve(max_model_len=128)
@@ -85,9 +87,7 @@ def test_baseline_measures_the_base_model_and_chooses_its_few_shot_prompt_on_dev
 
 def test_items_say_what_was_asked_and_answered(place):
     run_baseline(place)
-    items = {
-        (item["arm"], item["split"], item["item_id"], item["metric"]): item for item in results.read_items(place.output / "results")
-    }
+    items = {(item["arm"], item["split"], item["item_id"], item["metric"]): item for item in results.read_items(place.output / "results")}
     assert len(items) == 2 * (3 * 3 + 2 * 3) + 2
     item = items["base_zero_shot", "test", "id of fan then", "task/finish_stop"]
     assert (item["score"], item["finish_reason"], item["output"]) == (0.0, "length", " ".join(["unknown"] * 6))
@@ -120,6 +120,24 @@ def test_evaluate_scores_the_candidate_with_its_own_prompt(place):
     assert result.metrics["nats_per_token_candidate"] == pytest.approx(0.325)
     before = {item["prompt_hash"] for item in results.read_items(place.output / "results") if item["split"] == "test"}
     assert not before & {item["prompt_hash"] for item in items if item["split"] == "test"}
+
+
+def test_the_steps_read_their_inputs_from_a_store(place, tmp_path):
+    store = open_store(str(tmp_path / "store"))
+    general = tmp_path / "general"
+    general.mkdir()
+    place.general.rename(general / "general.jsonl")
+    refs = {name: store.put(name, getattr(place, name)) for name in ("base", "data", "model")}
+    config = {
+        "baseline": recipe.Baseline(few_shot_k=3).model_dump(), "task": TASK.model_dump(), "serve": SERVE.model_dump(),
+        "evaluate": recipe.Evaluate(general_text=f"store:{store.put('general', general)}").model_dump(),
+        "policy": policy(0.99).model_dump(mode="json", by_alias=True),
+    }  # fmt: skip
+    baseline_step(config, Inputs(refs, store), place.output)
+    refs["results"] = store.put("baseline-results", place.output / "results")
+    result = evaluate_step(config, Inputs(refs, store), place.output / "e")
+    assert results.read_arms(place.output / "e" / "results")["candidate"]["model_digest"] == refs["model"].partition("/")[2]
+    assert result.metrics["nats_per_token_candidate"] == pytest.approx(0.325)
 
 
 def test_evaluate_refuses_another_engine_than_the_baselines(place, tmp_path, monkeypatch):

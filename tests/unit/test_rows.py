@@ -41,8 +41,8 @@ def test_what_is_wrong_with_messages(messages, wrong):
 
 def test_the_id_is_that_of_the_messages_alone():
     row = rows.make_row([{**GOOD[0], "name": "x"}, GOOD[1]], task_type="greet", source="a.jsonl")
-    assert row["id"] == rows.make_row(GOOD)["id"] == digests.sha256(
-        b'[{"content":"hi","role":"user"},{"content":"hello","role":"assistant"}]'
+    assert (
+        row["id"] == rows.make_row(GOOD)["id"] == digests.sha256(b'[{"content":"hi","role":"user"},{"content":"hello","role":"assistant"}]')
     )
     assert row["messages"] == GOOD
     assert row["id"] != rows.make_row([GOOD[0], turn("assistant", "Hello")])["id"]
@@ -77,6 +77,10 @@ def test_a_file_that_holds_no_rows(tmp_path):
     path.write_text(json.dumps({"messages": GOOD}) + "\n\n{oops\n")
     with pytest.raises(BadInput, match=r"rows.jsonl:3 is not JSON"):
         list(rows.read_rows(path))
-    path.write_text('{"prompt": "x"}\n')
-    with pytest.raises(BadInput, match=r"rows.jsonl:1 is not a row"):
+    path.write_text('\n{"prompt": "x"}\n')
+    assert list(rows.read_json_lines(path)) == [{"prompt": "x"}]
+    with pytest.raises(BadInput, match=r"rows.jsonl:2 is not a row"):
+        list(rows.read_rows(path))
+    path.write_text("[]\n")
+    with pytest.raises(BadInput, match=r"rows.jsonl:1 is not a JSON object"):
         list(rows.read_rows(path))

@@ -22,8 +22,8 @@ def data(tmp_path_factory):
     made = command_rows(72)
     rows.write_rows(directory / "train.jsonl", made[:48])
     rows.write_rows(directory / "dev.jsonl", made[48:56])
-    rows.write_rows(directory / "replay.jsonl", [rows.make_row(
-        [{"role": "user", "content": f"say yes {i}"}, {"role": "assistant", "content": "yes please"}], source="replay") for i in range(4)])  # fmt: skip
+    said = [[{"role": "user", "content": f"say yes {i}"}, {"role": "assistant", "content": "yes please"}] for i in range(3)]
+    rows.write_rows(directory / "replay.jsonl", [rows.make_row(turns) for turns in said] + [{"text": "the kitchen is up"}])
     return directory
 
 
@@ -84,7 +84,7 @@ def test_a_template_that_never_ends_the_turn_is_refused(tiny_base, data, tmp_pat
     shutil.copytree(tiny_base, endless)
     template = (endless / "chat_template.jinja").read_text()
     (endless / "chat_template.jinja").write_text(template.replace("<|im_end|>", ""))
-    with pytest.raises(Refused, match="end-of-turn token"):
+    with pytest.raises(Refused, match="is outside the loss"):
         sft(SFT, TASK, endless, data / "train.jsonl", tmp_path / "adapter")
 
 
@@ -93,6 +93,29 @@ def test_rows_that_do_not_fit_are_named(tiny_base, data, tmp_path):
 
     with pytest.raises(BadInput, match="fit in 8 tokens"):
         sft(SFT, TASK.model_copy(update={"max_length": 8}), tiny_base, data / "train.jsonl", tmp_path / "adapter")
+
+
+def test_labels_cover_the_answer_and_its_end_of_turn_only(tiny_base):
+    from tunegate.train.examples import IGNORED, row_example, text_example
+    from tunegate.train.model import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_base)
+    example = row_example(command_rows(1)[0], tokenizer, "Answer with JSON.")
+    learnt = [label for label in example["labels"] if label != IGNORED]
+    assert tokenizer.decode(learnt) == '{"room": "kitchen", "state": "on"}<|im_end|>'
+    assert example["input_ids"][-len(learnt) :] == learnt
+    assert text_example("the hall is up", tokenizer)["labels"] == tokenizer("the hall is up")["input_ids"]
+
+
+def test_the_training_prompt_is_what_serving_renders(tiny_base):
+    from tunegate.train.examples import IGNORED, row_example
+    from tunegate.train.model import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_base)
+    row = command_rows(1)[0]
+    example = row_example(row, tokenizer, "Answer with JSON.")
+    served = tokenizer.apply_chat_template(rows.chat(row, "Answer with JSON."), add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert example["input_ids"][: example["labels"].count(IGNORED)] == served
 
 
 def test_a_diverging_run_stops_with_a_sentence(tiny_base, data, tmp_path):

@@ -27,7 +27,8 @@ class Funnel:
         reasons: dict[str, dict] = {}
         for place, (reason, like) in sorted(dropped.items()):
             row = given[place]
-            reject = {"id": row.get("id", ""), "stage": name, "reason": reason, "source": row.get("source", ""), "messages": row["messages"]}
+            reject = {"stage": name, "reason": reason, "messages": row["messages"]}
+            reject |= {"id": row.get("id", ""), "source": row.get("source", "")}
             if like is not None:
                 reject["like"] = given[like]["id"]
             self.rejected.append(reject)

@@ -1,7 +1,7 @@
 """Find similar texts among many: MinHash signatures propose pairs, their exact Jaccard similarity decides.
 
 Texts are compared by their sets of character 5-grams. 128 hash functions in 32 bands of 4 propose a pair of Jaccard s with
-probability 1 - (1 - s^4)^32 (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3.4): 0.9999 at 0.7, 0.97 at 0.57.
+probability 1 - (1 - s^4)^32 (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3.4): 0.9998 at 0.7, 0.97 at 0.57.
 
 Not covered: thresholds below about 0.55, where bands of 4 miss many pairs; data in which thousands of rows share most of
 their text, where the pairs alone are too many.

@@ -70,10 +70,10 @@ def _take(wanted: int, order: list[str], members: dict, rows: list[dict], reserv
     """Choose clusters of `wanted` rows in all: small ones in turns of task types first, then whatever is left."""
     taken: dict[str, None] = {}
     count = 0
-    for largest, allowed in ((LARGE_CLUSTER_ROWS, lambda c: c not in reserved), (LARGE_CLUSTER_ROWS, lambda c: True), (None, lambda c: True)):
+    for largest, withheld in ((LARGE_CLUSTER_ROWS, reserved), (LARGE_CLUSTER_ROWS, set()), (None, set())):
         queues = defaultdict(deque)
         for cluster in order:
-            if cluster not in taken and allowed(cluster):
+            if cluster not in taken and cluster not in withheld:
                 queues[_task_type(cluster, members, rows)].append(cluster)
         turns = deque(queues)
         while turns and count < wanted:

@@ -42,9 +42,7 @@ def label_conflicts(rows: list[dict]) -> Dropped:
     for i, row in enumerate(rows):
         prompt = tuple((turn["role"], row_form.normalise(turn["content"])) for turn in row["messages"][:-1])
         same_prompt[prompt].append(i)
-    return {
-        i: ("label conflict", next(j for j in places if j != i)) for places in same_prompt.values() if len(places) > 1 for i in places
-    }
+    return {i: ("label conflict", next(j for j in places if j != i)) for places in same_prompt.values() if len(places) > 1 for i in places}
 
 
 def near_duplicates(rows: list[dict], pairs: list[tuple[int, int, float]], threshold: float) -> Dropped:

@@ -43,13 +43,14 @@ class Progress:
 
 
 def chat(
-    server, list_of_messages: list[list[dict]], max_new_tokens: int, concurrency: int = 16, on_progress: OnProgress | None = None
-) -> list[Answer]:
-    """Answer every conversation greedily, in the order given."""
+    server, list_of_messages: list[list[dict]], max_new_tokens: int, concurrency: int = 16, on_progress: OnProgress | None = None,
+    sampling: dict = SAMPLING,
+) -> list[Answer]:  # fmt: skip
+    """Answer every conversation, greedily unless `sampling` says otherwise, in the order given."""
 
     def ask(connection: httpx.Client, messages: list[dict]) -> Answer:
         started = time.monotonic()
-        body = {"model": server.name, "messages": messages, "max_tokens": max_new_tokens, **SAMPLING}
+        body = {"model": server.name, "messages": messages, "max_tokens": max_new_tokens, **sampling}
         reply = _post(server, connection, "/v1/chat/completions", body)
         choice, usage = reply["choices"][0], reply["usage"]
         return Answer(
@@ -58,6 +59,19 @@ def chat(
         )  # fmt: skip
 
     return _each(ask, list_of_messages, concurrency, on_progress)
+
+
+def continue_texts(
+    server, openings: list[str], max_new_tokens: int, concurrency: int = 16, on_progress: OnProgress | None = None,
+    sampling: dict = SAMPLING,
+) -> list[str]:  # fmt: skip
+    """Let the model write on from each opening, without a chat template; give only what it wrote."""
+
+    def write(connection: httpx.Client, opening: str) -> str:
+        body = {"model": server.name, "prompt": opening, "max_tokens": max_new_tokens, **sampling}
+        return _post(server, connection, "/v1/completions", body)["choices"][0]["text"]
+
+    return _each(write, openings, concurrency, on_progress)
 
 
 def count_tokens(server, list_of_messages: list[list[dict]], concurrency: int = 16) -> list[int]:

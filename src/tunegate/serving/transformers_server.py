@@ -182,7 +182,7 @@ def _messages(body: dict) -> list[dict]:
         isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str) for turn in messages
     )  # fmt: skip
     if not good:
-        raise BadInput("'messages' must be a list of at least one {\"role\": text, \"content\": text}.")
+        raise BadInput('\'messages\' must be a list of at least one {"role": text, "content": text}.')
     return messages
 
 

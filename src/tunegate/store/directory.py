@@ -98,7 +98,7 @@ class DirectoryStore(Store):
                     "Free some space, or set `store` to another disk."
                 ) from None
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-                raise Unavailable(f"The store {self.uri} cannot be written: {error.strerror}. Set `store` to a directory you own.") from None
+                raise Unavailable(f"The store {self.uri} cannot be written: {error.strerror}. Set `store` to one you own.") from None
             raise
 
 

@@ -58,7 +58,9 @@ def prefer(config: Prefer, sft_config: Sft, task: Task, base: Path, adapter: Pat
     summary |= _dpo(config, sft_config, base, adapter, pairs, tokenizer, output)
     summary["exact_dev_after"] = _dev_score(merged_model(base, output), tokenizer, dev, task)
     summary["kept"] = summary["exact_dev_after"] >= summary["exact_dev_before"]
-    said = f"{len(pairs)} pairs, {summary['steps']} steps; exact on dev {summary['exact_dev_before']:.1%} → {summary['exact_dev_after']:.1%}"
+    said = (
+        f"{len(pairs)} pairs, {summary['steps']} steps; exact on dev {summary['exact_dev_before']:.1%} → {summary['exact_dev_after']:.1%}"
+    )
     if not summary["kept"]:
         shutil.rmtree(output)
         shutil.copytree(adapter, output)

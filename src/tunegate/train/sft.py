@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-from tunegate.errors import Refused
 from tunegate.recipe import Sft, Task
 from tunegate.steps import Inputs, Result, say
 
@@ -36,15 +35,14 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    from tunegate.train.examples import fitting, load_examples, stop_token_share
+    from tunegate.train.examples import load_examples, stop_token_share
     from tunegate.train.model import device, load_base, load_tokenizer, save_adapter, train_adapter_in_float32
     from tunegate.train.progress import Progress
 
     tokenizer = load_tokenizer(base)
-    examples, replayed = load_examples(train, replay, task, config.replay_share)
-    examples = fitting(examples, tokenizer, task.max_length)
+    examples, counts = load_examples(train, replay, tokenizer, task, config.replay_share)
     quantized = f"{config.bnb_4bit_quant_type.upper()}{' with double quantisation' if config.bnb_4bit_use_double_quant else ''}"
-    say(f"      sft: {len(examples)} examples ({replayed} replayed), base in {quantized if config.load_in_4bit else 'bfloat16'}")
+    say(f"      sft: {len(examples)} examples ({counts['replayed']} replayed), base in {quantized if config.load_in_4bit else 'bfloat16'}")
     progress = Progress("sft")
     with quiet():
         trainer = SFTTrainer(
@@ -52,7 +50,7 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
             args=SFTConfig(
                 output_dir=str(output.parent / ".trainer"), report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=10,
                 logging_nan_inf_filter=False,  # the default hides a NaN behind a running mean
-                max_length=task.max_length, packing=config.packing, completion_only_loss=True,
+                max_length=task.max_length, packing=config.packing, train_sampling_strategy=config.train_sampling_strategy,
                 learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type, warmup_steps=config.warmup_steps,
                 num_train_epochs=config.num_train_epochs, per_device_train_batch_size=config.per_device_train_batch_size,
                 gradient_accumulation_steps=config.gradient_accumulation_steps, gradient_checkpointing=config.gradient_checkpointing,
@@ -66,22 +64,16 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
             ),
         )  # fmt: skip
     drop_printer(trainer)
-    share = stop_token_share(trainer, tokenizer, task)
-    if share < 1.0:
-        raise Refused(
-            f"The end-of-turn token {tokenizer.eos_token!r} is outside the loss in {1 - share:.0%} of sampled rows, so the model "
-            "would not learn to stop. Check the base model's chat template and its pad token."
-        )
     parameters = train_adapter_in_float32(trainer.model)
-    tokens = sum(len(ids) for ids in trainer.train_dataset["input_ids"]) * config.num_train_epochs
+    tokens = sum(len(example["input_ids"]) for example in examples) * config.num_train_epochs
     torch.manual_seed(config.seed)
     started = time.monotonic()
     trainer.train()
     seconds = time.monotonic() - started
     save_adapter(trainer.model, tokenizer, output)
     return {
-        "examples": len(examples), "replayed": replayed, "steps": trainer.state.global_step, "seconds_train": round(seconds, 1),
-        "tokens_per_second": round(tokens / seconds, 1), "trainable_parameters": parameters, "stop_token_in_loss": share,
+        "examples": len(examples), **counts, "steps": trainer.state.global_step, "seconds_train": round(seconds, 1),
+        "tokens_per_second": round(tokens / seconds, 1), "trainable_parameters": parameters, "stop_token_in_loss": stop_token_share(examples, tokenizer),
         "loss_first": progress.log[0]["loss"] if progress.log else float("nan"),
         "loss_final": progress.log[-1]["loss"] if progress.log else float("nan"), "log": progress.log,
     }  # fmt: skip
