@@ -138,13 +138,9 @@ def sample(rows: int, seed: int) -> tuple[list[dict], Counter]:
             dropped["seen before"] += 1
             continue
         seen.add(command)
-        result = recognize_best(
-            command,
-            intents,
-            slot_lists=home,
-            language="en",
-            intent_context={"area": "kitchen"} if data.requires_context and "area" in data.requires_context else None,
-        )
+        # A template that speaks of "here" is recognised only where the speaker's room is known.
+        context = {"area": "kitchen"} if "area" in (data.requires_context or {}) else None
+        result = recognize_best(command, intents, slot_lists=home, language="en", intent_context=context)
         if result is None:
             dropped["not recognised"] += 1
             continue

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tunegate import digests, prompts, recipe, results, rows
 from tunegate.errors import BadInput
-from tunegate.evaluate import Measurement, read_split, ref_digest, with_stored_file
+from tunegate.evaluate import Measurement, read_split, ref_digest, with_local_file
 from tunegate.gate.policy import Policy
 from tunegate.serving import Progress, chat, continue_texts, count_tokens, serve
 from tunegate.steps import Inputs, Result
@@ -26,9 +26,9 @@ SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"')\]”’]*(?=\s|$)")
 def baseline_step(config: dict, inputs: Inputs, output: Path) -> Result:
     return baseline(
         inputs["base"], inputs["data"], output,
-        with_stored_file(recipe.Baseline(**config["baseline"]), "replay_prompts", inputs.store),
+        with_local_file(recipe.Baseline(**config["baseline"]), "replay_prompts", inputs.store, output),
         recipe.Task(**config["task"]),
-        with_stored_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store),
+        with_local_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store, output),
         recipe.Serve(**config["serve"]), Policy.model_validate(config["policy"]), ref_digest(inputs.refs["base"]),
     )  # fmt: skip
 

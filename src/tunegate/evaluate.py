@@ -3,6 +3,7 @@
 `Measurement` asks one running server on behalf of one arm or several; baseline uses it for the base model's arms.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -12,10 +13,11 @@ from tunegate.errors import BadInput, Refused
 from tunegate.serving import Progress, Server, chat, identify, serve, token_losses
 from tunegate.serving.client import SAMPLING
 from tunegate.steps import Inputs, Result
+from tunegate.store import MANIFEST, Store, s3
 
 
 def evaluate_step(config: dict, inputs: Inputs, output: Path) -> Result:
-    settings = with_stored_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store)
+    settings = with_local_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store, output)
     return evaluate(
         inputs["model"], inputs["data"], inputs["results"], output, recipe.Task(**config["task"]), settings,
         recipe.Serve(**config["serve"]), ref_digest(inputs.refs["model"]),
@@ -162,15 +164,23 @@ def read_field(path: Path, field: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def with_stored_file(section, key: str, store):
-    """Replace `store:<ref>` in a section by the path of the one file in that object."""
-    value = getattr(section, key)
-    if not (value or "").startswith("store:"):
-        return section
-    files = [path for path in store.get(value.removeprefix("store:")).iterdir() if path.is_file() and path.name != "MANIFEST.json"]
-    if len(files) != 1:
-        raise BadInput(f"{key} is {value}, an object with {len(files)} files; it must hold one JSONL file.")
-    return section.model_copy(update={key: str(files[0])})
+def with_local_file(section, key: str, store: Store, scratch: Path):
+    """Let a section name a file of this machine where it names a `store:<ref>` of one file, or an s3:// address."""
+    address = getattr(section, key) or ""
+    if address.startswith("store:"):
+        files = [path for path in store.get(address.removeprefix("store:")).iterdir() if path.is_file() and path.name != MANIFEST]
+        if len(files) != 1:
+            raise BadInput(f"{key} is {address}, an object with {len(files)} files; it must hold one JSONL file.")
+        return section.model_copy(update={key: str(files[0])})
+    if address.startswith("s3://"):
+        here = scratch / f"{key}.jsonl"
+        bucket, name = s3.split_address(address)
+        with contextlib.closing(s3.s3_client()) as client, s3.explained(address):
+            s3.download(client, bucket, name, here)
+        return section.model_copy(update={key: str(here)})
+    if "://" in address:
+        raise BadInput(f"{key} is {address}; it can be a file, s3:// or store:<ref>. Bring it to one of them.")
+    return section
 
 
 def ref_digest(ref: str) -> str:

@@ -97,12 +97,14 @@ def submit(recipe: Recipe, host: str, images: dict[str, str], resources: dict | 
 
 def stage_local(recipe: Recipe, store: Store) -> Recipe:
     """Put what the recipe names on this machine into the store, and let the recipe name it there."""
-    from tunegate.ingest import stage
+    from tunegate.ingest import stage, stage_lines
 
-    def staged(address: str | None) -> str | None:
-        if not address or address.startswith("store:") or "://" in address:
-            return address
-        return stage(store, Path(address))
+    def staged(address: str) -> str:
+        return address if address.startswith("store:") or "://" in address else stage(store, Path(address))
+
+    def staged_lines(address: str | None) -> str | None:
+        # Read here, once, wherever it is: its digest then stands for it in every step's key.
+        return stage_lines(store, address) if address and "://" in address else address and staged(address)
 
     sources = []
     for source in recipe.data.sources:
@@ -111,8 +113,8 @@ def stage_local(recipe: Recipe, store: Store) -> Recipe:
     return recipe.model_copy(update={
         "base_model": staged(recipe.base_model),
         "data": recipe.data.model_copy(update={"sources": sources}),
-        "baseline": recipe.baseline.model_copy(update={"replay_prompts": staged(recipe.baseline.replay_prompts)}),
-        "evaluate": recipe.evaluate.model_copy(update={"general_text": staged(recipe.evaluate.general_text)}),
+        "baseline": recipe.baseline.model_copy(update={"replay_prompts": staged_lines(recipe.baseline.replay_prompts)}),
+        "evaluate": recipe.evaluate.model_copy(update={"general_text": staged_lines(recipe.evaluate.general_text)}),
     })  # fmt: skip
 
 

@@ -7,8 +7,10 @@ else, is its key: its name, its slice of the recipe, the digest of its code and 
 """
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -16,9 +18,10 @@ import traceback
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from tunegate import digests
-from tunegate.errors import BadInput, TunegateError
+from tunegate.errors import BadInput, TunegateError, Unavailable
 from tunegate.store import Store, open_store
 
 # In the order they run. Each lives in tunegate.<module>.<function>.
@@ -99,11 +102,24 @@ def run(name: str, config: str, **refs: str) -> Result:
         _record_error(store, name, config, refs, error.code, str(error), error.retryable)
         say(f"{place}: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _unforeseen(store, name, config, refs, error)
+        scratch = os.environ.get("TUNEGATE_SCRATCH") or tempfile.gettempdir()
+        free = shutil.disk_usage(scratch).free // 2**20
+        sentence = f"The disk is full ({free} MiB are free in {scratch}). Free some space, or name another directory with TUNEGATE_SCRATCH."
+        _record_error(store, name, config, refs, Unavailable.code, sentence, True)
+        say(f"{place}: {sentence}", file=sys.stderr)
+        sys.exit(Unavailable.code)
     except Exception as error:
-        traceback.print_exc()
-        sentence = f"{type(error).__name__}: {error}. This is a fault of tunegate or of a library; the trace is above."
-        _record_error(store, name, config, refs, 1, sentence, True)
-        sys.exit(1)
+        _unforeseen(store, name, config, refs, error)
+
+
+def _unforeseen(store, name, config, refs, error) -> NoReturn:
+    traceback.print_exc()
+    sentence = f"{type(error).__name__}: {error}. This is a fault of tunegate or of a library; the trace is above."
+    _record_error(store, name, config, refs, 1, sentence, True)
+    sys.exit(1)
 
 
 def _run(name: str, place: str, slice_: dict, store: Store, refs: dict[str, str]) -> Result:
@@ -118,7 +134,7 @@ def _run(name: str, place: str, slice_: dict, store: Store, refs: dict[str, str]
         with tempfile.TemporaryDirectory(prefix=f"tunegate-{name}-", dir=os.environ.get("TUNEGATE_SCRATCH")) as scratch:
             output = Path(scratch)
             result = work(slice_["config"], Inputs(refs, store), output)
-            for part in sorted(p for p in output.iterdir() if p.is_dir()):
+            for part in sorted(p for p in output.iterdir() if p.is_dir() and not p.name.startswith(".")):
                 result.refs[part.name] = store.put(f"{name}-{part.name}", part)
         result.seconds = time.monotonic() - started
         document = {

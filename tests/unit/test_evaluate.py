@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import fake_engine
@@ -7,10 +8,10 @@ import pytest
 from tunegate import recipe, results
 from tunegate.baseline import baseline, baseline_step, whole_sentences
 from tunegate.errors import BadInput, Refused
-from tunegate.evaluate import chat_template_sha256, evaluate, evaluate_step, read_field, with_stored_file
+from tunegate.evaluate import chat_template_sha256, evaluate, evaluate_step, read_field, with_local_file
 from tunegate.gate.policy import Policy
 from tunegate.steps import Inputs
-from tunegate.store import open_store
+from tunegate.store import open_store, s3
 
 TASK = recipe.Task(system="Short.", zero_shot_system="Long and full.", checker="label", max_new_tokens=6)
 SERVE = recipe.Serve(max_model_len=128)
@@ -181,11 +182,41 @@ def test_a_stored_file_replaces_its_reference(tmp_path):
     (tmp_path / "general.jsonl").write_text("{}\n")
     (tmp_path / "MANIFEST.json").write_text("{}\n")
     store = SimpleNamespace(get=lambda ref: {"text/abc": tmp_path}[ref])
-    section = with_stored_file(recipe.Evaluate(general_text="store:text/abc"), "general_text", store)
+    section = with_local_file(recipe.Evaluate(general_text="store:text/abc"), "general_text", store, tmp_path)
     assert section.general_text == str(tmp_path / "general.jsonl")
     (tmp_path / "second.jsonl").write_text("{}\n")
     with pytest.raises(BadInput, match="an object with 2 files"):
-        with_stored_file(recipe.Evaluate(general_text="store:text/abc"), "general_text", store)
+        with_local_file(recipe.Evaluate(general_text="store:text/abc"), "general_text", store, tmp_path)
+
+
+def test_a_file_in_a_bucket_is_brought_here(tmp_path, monkeypatch):
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "t", "AWS_SECRET_ACCESS_KEY": "t",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    try:
+        client = s3.s3_client()
+        client.create_bucket(Bucket="texts")
+        client.put_object(Bucket="texts", Key="held/general.jsonl", Body=b'{"text": "far away"}\n')
+        client.close()
+        section = with_local_file(recipe.Evaluate(general_text="s3://texts/held/general.jsonl"), "general_text", None, tmp_path)
+        assert read_field(Path(section.general_text), "text") == ["far away"]
+        with pytest.raises(BadInput, match="nothing at s3://texts/none.jsonl"):
+            with_local_file(recipe.Evaluate(general_text="s3://texts/none.jsonl"), "general_text", None, tmp_path)
+    finally:
+        server.stop()
+
+
+def test_other_addresses_of_general_text_are_bad_input(tmp_path):
+    with pytest.raises(BadInput, match="can be a file, s3:// or store:"):
+        with_local_file(recipe.Evaluate(general_text="https://example.org/general.jsonl"), "general_text", None, tmp_path)
+    assert with_local_file(recipe.Evaluate(), "general_text", None, tmp_path) == recipe.Evaluate()
 
 
 def test_chat_template_is_found_in_its_file_or_in_the_tokenizer(tmp_path):

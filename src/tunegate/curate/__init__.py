@@ -106,7 +106,7 @@ def _split(funnel: Funnel, kept: list[dict], pairs: list[tuple[int, int]], confi
         pairs = pairs + missed
     order = split.shuffled(grouped, config.seed)
     train = [i for i in order if side[i] == "train"]
-    over = train[config.max_train_rows :] if config.max_train_rows else []
+    over = split.spread(grouped, train)[config.max_train_rows :] if config.max_train_rows else []
     rejects = {i: (f"over max_train_rows ({config.max_train_rows:,})", None) for i in over}
     funnel.stage("split", grouped, rejects)
     parts = {name: [grouped[i] for i in order if side[i] == name and i not in rejects] for name in SPLITS}

@@ -73,6 +73,24 @@ def stage(store: Store, path: Path) -> str:
         return f"store:{store.put('base' if path.is_dir() else 'staged', Path(scratch))}"
 
 
+def stage_lines(store: Store, address: str) -> str:
+    """Bring a remote file of JSON objects (s3://, https://, hf://) into the store as JSONL, as `stage` does a local one.
+
+    Raises:
+        BadInput: it cannot be read whole; unlike training rows, none of these may be bad.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunegate-stage-") as scratch:
+        lines = []
+        for label, records in sources.open_source(address, store, Path(scratch)):
+            for record in records:
+                if record.fault:
+                    raise BadInput(f"{label}, line {record.line}: {record.fault}. Mend or remove it.")
+                lines.append(canonical_json(record.value) + b"\n")
+        file = Path(scratch) / "lines.jsonl"
+        file.write_bytes(b"".join(lines))
+        return stage(store, file)
+
+
 def _read_all(data: Data, directory: Path, store: Store | None) -> tuple[dict, list[str]]:
     files, reasons, first_bad = [], Counter(), []
     with (

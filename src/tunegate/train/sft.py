@@ -71,12 +71,19 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
     trainer.train()
     seconds = time.monotonic() - started
     save_adapter(trainer.model, tokenizer, output)
+    losses = [entry["loss"] for entry in progress.log] or [float("nan")]
     return {
-        "examples": len(examples), **counts, "steps": trainer.state.global_step, "seconds_train": round(seconds, 1),
-        "tokens_per_second": round(tokens / seconds, 1), "trainable_parameters": parameters, "stop_token_in_loss": stop_token_share(examples, tokenizer),
-        "loss_first": progress.log[0]["loss"] if progress.log else float("nan"),
-        "loss_final": progress.log[-1]["loss"] if progress.log else float("nan"), "log": progress.log,
-    }  # fmt: skip
+        "examples": len(examples),
+        **counts,
+        "steps": trainer.state.global_step,
+        "seconds_train": round(seconds, 1),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "trainable_parameters": parameters,
+        "stop_token_in_loss": stop_token_share(examples, tokenizer),
+        "loss_first": losses[0],
+        "loss_final": losses[-1],
+        "log": progress.log,
+    }
 
 
 def quiet():
