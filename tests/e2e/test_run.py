@@ -1,0 +1,96 @@
+"""The whole pipeline on a tiny real model: the demo's recipe, the compiled file, real training, real serving, real MLflow."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tunegate.recipe import load_recipe
+from tunegate.store import open_store
+
+ROOT = Path(__file__).parents[2]
+SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+POLICY = {
+    "apiVersion": "tunegate/v1", "kind": "PromotionPolicy", "name": "tiny",
+    "gates": [
+        {"id": "beats_zero_shot", "metric": "task/exact", "versus": "base_zero_shot", "test": "superiority", "margin": 0.05, "min_n": 40},
+        {"id": "beats_few_shot", "metric": "task/exact", "versus": "base_few_shot", "test": "superiority", "margin": 0.02, "min_n": 40},
+    ],
+}  # fmt: skip
+
+
+def write_files(directory: Path) -> None:
+    """Write distinct questions of nonsense words, all with one answer: what a random model can learn in seconds."""
+    rng = random.Random(0)
+    words = lambda n: " ".join("".join(rng.choices(SYLLABLES, k=2)) for _ in range(n))  # noqa: E731
+    rows = [{"prompt": words(6), "completion": "yes", "task_type": "ab"[i % 2]} for i in range(640)]
+    general = [{"text": words(20)} for _ in range(12)]
+    anchors = [{"prompt": words(3)} for _ in range(2)] + [{"opening": words(3)} for _ in range(2)]
+    for name, lines in (("rows", rows), ("general", general), ("anchors", anchors)):
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (directory / "policy.yaml").write_text(yaml.safe_dump(POLICY))
+
+
+def demo_recipe(directory: Path, base: Path, store: str):
+    """The demo's recipe with another model, other data and a policy for few items; every section and every step is in use."""
+    write_files(directory)
+    return load_recipe(ROOT / "pipelines/recipes/demo.yaml", [
+        f"base_model={base}", f"data.sources=[{directory}/rows.jsonl]", f"policy={directory}/policy.yaml", f"store={store}",
+        f"baseline.replay_prompts={directory}/anchors.jsonl", f"evaluate.general_text={directory}/general.jsonl",
+        "serve.engine=transformers", "serve.max_model_len=512", "task.checker=label", "task.zero_shot_system=Say yes or no.",
+        "task.system=Say yes.", "task.max_new_tokens=4", "curate.dev_rows=24", "curate.test_rows=60", "curate.max_train_rows=500",
+        "sft.learning_rate=1e-2", "sft.load_in_4bit=true", "prefer.prompts=8", "prefer.samples_per_prompt=2",
+        "baseline.few_shot_k=2", "register.model_name=tiny", "deploy.smoke_items=4",
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def s3(monkeypatch, tmp_path):
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1", "TUNEGATE_CACHE": str(tmp_path / "cache"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="models")
+    yield "s3://models/store"
+    server.stop()
+
+
+@pytest.mark.parametrize("where", ["directory", "s3"])
+def test_the_demo_recipe_ends_with_a_champion(where, request, tmp_path, tiny_base, capfd, monkeypatch):
+    from mlflow import MlflowClient
+
+    from tunegate.runner import run_local
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    address = request.getfixturevalue("s3") if where == "s3" else str(tmp_path / "store")
+    recipe = demo_recipe(tmp_path, tiny_base, address)
+    runs = tmp_path / "runs"
+
+    assert run_local(recipe, runs, "first") == 0
+    said = capfd.readouterr().out
+    verdict = json.loads((runs / "first/verdict.json").read_text())
+    assert verdict["decision"] == "PROMOTE", said
+    assert "[13/13] promote" in said and "PROMOTE" in said
+    page = (runs / "first/report.html").read_text()
+    assert "PROMOTE" in page and not re.search(r"(src|href)=[\"']https?://", page)
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
+    champion = client.get_model_version_by_alias("tiny", "champion")
+    model = open_store(address).read_json("runs/first/merge.json")["refs"]["model"]
+    assert champion.tags["tunegate.ref"] == model
+
+    assert run_local(recipe, runs, "second") == 0
+    said = capfd.readouterr().out
+    for step in ("ingest", "curate", "baseline", "sft", "prefer", "merge", "evaluate"):
+        assert re.search(rf"\] {step}: found by digest", said), step
+    assert (runs / "second/verdict.json").read_bytes() == (runs / "first/verdict.json").read_bytes()
+    assert len(client.search_model_versions("name='tiny'")) == 1
