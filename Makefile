@@ -14,7 +14,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.installed $(SERVE)/.installed  ## install everything: .venv to train, .venv-serve with vLLM to evaluate and serve
-	@$(BIN)/python -c "from tunegate.serving.engine import identify; from tunegate.recipe import Serve; \
+	@$(BIN)/python -c "from tunegate.runner import use_serving_environment; use_serving_environment(); \
+		from tunegate.serving.engine import identify; from tunegate.recipe import Serve; \
 		e = identify(Serve()); print('Serving engine: %s %s (%s)' % (e['name'], e['version'], e['dtype']))"
 
 # torch goes first, so that nothing that needs it takes another build. The two data packages come without their

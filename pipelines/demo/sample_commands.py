@@ -4,7 +4,7 @@ The sentences come from the templates that the package `home-assistant-intents` 
 walk over a template's expression tree gives a command, and `hassil.recognize_best`, the recogniser that Home Assistant
 itself runs, gives the label. Areas, device names and free text are supplied here, as a household would.
 
-    python pipelines/demo/sample_commands.py --rows 4000 --seed 7 --output commands.jsonl
+    python pipelines/demo/sample_commands.py --rows 6000 --seed 7 --output commands.jsonl
 """
 
 import argparse
@@ -154,7 +154,7 @@ def sample(rows: int, seed: int) -> tuple[list[dict], Counter]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()

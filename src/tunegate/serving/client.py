@@ -48,9 +48,10 @@ def chat(
 ) -> list[Answer]:  # fmt: skip
     """Answer every conversation, greedily unless `sampling` says otherwise, in the order given."""
 
-    def ask(connection: httpx.Client, messages: list[dict]) -> Answer:
+    def ask(connection: httpx.Client, numbered: tuple[int, list[dict]]) -> Answer:
         started = time.monotonic()
-        body = {"model": server.name, "messages": messages, "max_tokens": max_new_tokens, **sampling}
+        number, messages = numbered
+        body = {"model": server.name, "messages": messages, "max_tokens": max_new_tokens, **_own_seed(sampling, number)}
         reply = _post(server, connection, "/v1/chat/completions", body)
         choice, usage = reply["choices"][0], reply["usage"]
         return Answer(
@@ -58,7 +59,7 @@ def chat(
             usage["completion_tokens"], time.monotonic() - started,
         )  # fmt: skip
 
-    return _each(ask, list_of_messages, concurrency, on_progress)
+    return _each(ask, list(enumerate(list_of_messages)), concurrency, on_progress)
 
 
 def continue_texts(
@@ -67,11 +68,17 @@ def continue_texts(
 ) -> list[str]:  # fmt: skip
     """Let the model write on from each opening, without a chat template; give only what it wrote."""
 
-    def write(connection: httpx.Client, opening: str) -> str:
-        body = {"model": server.name, "prompt": opening, "max_tokens": max_new_tokens, **sampling}
+    def write(connection: httpx.Client, numbered: tuple[int, str]) -> str:
+        number, opening = numbered
+        body = {"model": server.name, "prompt": opening, "max_tokens": max_new_tokens, **_own_seed(sampling, number)}
         return _post(server, connection, "/v1/completions", body)["choices"][0]["text"]
 
-    return _each(write, openings, concurrency, on_progress)
+    return _each(write, list(enumerate(openings)), concurrency, on_progress)
+
+
+def _own_seed(sampling: dict, number: int) -> dict:
+    """Give each sampled request a seed of its own: with one seed for all, every sample would draw the same noise."""
+    return {**sampling, "seed": sampling["seed"] + number} if sampling["temperature"] > 0 else sampling
 
 
 def count_tokens(server, list_of_messages: list[list[dict]], concurrency: int = 16) -> list[int]:

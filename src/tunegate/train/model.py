@@ -89,6 +89,7 @@ def save_adapter(model, tokenizer, output: Path) -> None:
     """Write adapter_model.safetensors, adapter_config.json and the tokenizer; no pickle, no path of this machine."""
     for config in model.peft_config.values():
         config.base_model_name_or_path = "base"
-    model.save_pretrained(output, selected_adapters=["default"], safe_serialization=True)
+    # Only the adapter: PEFT would look for the base model, to see whether its vocabulary grew.
+    model.save_pretrained(output, selected_adapters=["default"], save_embedding_layers=False)
     (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
     tokenizer.save_pretrained(output)
