@@ -56,7 +56,7 @@ demo: setup prepare  ## fine-tune, judge and serve a real model on this machine 
 test: $(VENV)/.installed  ## run the tests that need no GPU, cluster or model hub
 	@$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.installed $(SERVE)/.installed  ## tests of minutes: training on the real base, vLLM
+test-slow: setup prepare  ## tests of minutes: training on the real base, vLLM
 	@$(BIN)/python -m pytest -m slow
 
 test-gpu: $(VENV)/.installed  ## tests that need a CUDA device

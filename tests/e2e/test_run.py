@@ -94,3 +94,15 @@ def test_the_demo_recipe_ends_with_a_champion(where, request, tmp_path, tiny_bas
         assert re.search(rf"\] {step}: found by digest", said), step
     assert (runs / "second/verdict.json").read_bytes() == (runs / "first/verdict.json").read_bytes()
     assert len(client.search_model_versions("name='tiny'")) == 1
+
+
+@pytest.mark.slow
+def test_the_real_demo_runs_unchanged_on_s3(s3, tmp_path):
+    """About half an hour on two cores: the demo with its own model and data (`make prepare` first), the store in a bucket."""
+    from tunegate.runner import run_local, use_serving_environment
+
+    use_serving_environment()
+    assert run_local(load_recipe(ROOT / "pipelines/recipes/demo.yaml", [f"store={s3}"]), tmp_path / "runs", "demo") == 0
+    verdict = json.loads((tmp_path / "runs/demo/verdict.json").read_text())
+    assert verdict["decision"] in {"PROMOTE", "REJECT", "INCONCLUSIVE", "HOLD"}
+    assert verdict["predicate"]["gates"]

@@ -1,6 +1,7 @@
 """Ask a served model many things at once: greedy answers, token counts, and the loss on given text."""
 
 import itertools
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 import httpx
 
 from tunegate.errors import BadInput, Unavailable
+from tunegate.steps import say
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line for each of thousands of requests
 
 TRIES = 4
 REQUEST_TIMEOUT_SECONDS = 600  # on two cores sixteen long prompts wait for each other
@@ -39,7 +43,7 @@ class Progress:
         if done == total or now - self.said >= self.every_seconds:
             self.said = now
             rate = done / max(now - self.started, 1e-9)
-            print(f"{self.label}: {done}/{total} {self.unit}, {rate:.1f} {self.unit}/s", flush=True)
+            say(f"      {self.label}: {done}/{total} {self.unit}, {rate:.1f} {self.unit}/s")
 
 
 def chat(

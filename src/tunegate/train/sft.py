@@ -53,7 +53,7 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
                 max_length=task.max_length, packing=config.packing, train_sampling_strategy=config.train_sampling_strategy,
                 learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type, warmup_steps=config.warmup_steps,
                 num_train_epochs=config.num_train_epochs, per_device_train_batch_size=config.per_device_train_batch_size,
-                gradient_accumulation_steps=config.gradient_accumulation_steps, gradient_checkpointing=config.gradient_checkpointing,
+                gradient_accumulation_steps=config.gradient_accumulation_steps, activation_checkpointing=config.gradient_checkpointing,
                 max_grad_norm=config.max_grad_norm, bf16=True, use_cpu=device() == "cpu", seed=config.seed, data_seed=config.seed,
                 dataloader_pin_memory=device() != "cpu",
             ),
