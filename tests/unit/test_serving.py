@@ -258,4 +258,4 @@ def test_progress_prints_lines_and_the_end(capsys):
     patient(2, 2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip().startswith("evaluate: 1/2 items, ") and lines[0].endswith(" items/s")
-    assert [line.split(",")[0] for line in lines[1:]] == ["patient: 2/2 items"]
+    assert [line.split(",")[0] for line in lines[1:]] == ["      patient: 2/2 items"]
