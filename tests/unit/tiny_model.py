@@ -38,7 +38,10 @@ def make_base(directory: Path) -> Path:
         max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
         initializer_range=0.2,  # at the usual 0.02 so narrow a model cannot be sure of any token
     )  # fmt: skip
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    model = LlamaForCausalLM(config)
+    # PyTorch gives the padding token, here the end of a turn as well, a vector of zeros: tied to the head, it could never be said.
+    torch.nn.init.normal_(model.get_input_embeddings().weight.data[2], std=config.initializer_range)
+    model.to(torch.bfloat16).save_pretrained(directory)
     fast.save_pretrained(directory)
     return directory
 

@@ -49,6 +49,7 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
             model=load_base(base, config),
             args=SFTConfig(
                 output_dir=str(output.parent / ".trainer"), report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=10,
+                logging_first_step=True,
                 logging_nan_inf_filter=False,  # the default hides a NaN behind a running mean
                 max_length=task.max_length, packing=config.packing, train_sampling_strategy=config.train_sampling_strategy,
                 learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type, warmup_steps=config.warmup_steps,
