@@ -41,15 +41,102 @@ class Task(Section):
     max_length: Count = 1024  # tokens in prompt and answer (TRL's default)
 
 
+class ChatFormat(Section):
+    """Conversations that a model can be trained on: roles, empty turns and length are always checked."""
+
+    special_tokens: bool = True  # drop rows that spell out a control token such as <|im_end|>
+    self_identity: bool = True  # drop answers in which a model says which provider made it, or when its knowledge ends
+
+
+class Language(Section):
+    keep: list[str] = []  # ISO 639-1 codes of the languages to keep; empty: all
+    min_characters: Count = 40  # shorter texts are kept unread: too little to tell a language by; arbitrary
+
+
+class Privacy(Section):
+    secrets: Literal["off", "redact", "drop"] = "drop"  # keys, tokens and passwords
+    personal: Literal["off", "redact", "drop"] = "redact"
+    entities: list[str] = ["EMAIL_ADDRESS", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "US_SSN"]  # presidio's names; those with a checksum or a form of their own
+
+
+class Repetition(Section):
+    enabled: bool = True
+    max_line_share: Share = 0.3  # characters in repeated lines (Gopher, Rae et al. 2021, table A1)
+    max_top_ngram_share: Share = 0.2  # characters in the most frequent 2-gram of words, in texts of 50 words or more (the same table)
+    max_repeats: Count = 8  # the same word or sentence this often in a row; arbitrary
+
+
+class Toxicity(Section):
+    max_probability: Share | None = None  # drop rows above it; none: off. Needs the extra `toxicity`
+
+
+class Decontaminate(Section):
+    against: list[str] = []  # further JSONL files of rows or {"text"} that a gate uses; dev, test and general text always count
+    ngram_words: Count = 8  # Tulu 3, Lambert et al. 2024, section 3.2
+    min_coverage: Share = 0.5  # share of a held text's words that one training row covers (the same section)
+    short_words: Count = 20  # below this only exact and near-duplicates count (decon, Allen AI 2025)
+
+
+class Rubric(Section):
+    """Deterministic checks of an answer; each that is set drops the rows that fail it."""
+
+    min_answer_characters: Count = 1
+    max_answer_characters: Count | None = None
+    answer_pattern: str | None = None  # a regular expression that the whole answer must match
+    forbid: list[str] = []  # regular expressions that no answer may contain
+    answers: list[str] = []  # the only answers there are, for instance the labels of a classification
+    json_answer: bool = False  # the answer must be JSON
+    max_echo_share: Share = 0.9  # character 5-grams of an answer of 50 characters or more that stand in its question; arbitrary
+
+
+class Ifd(Section):
+    """Instruction-following difficulty (Li et al. 2024): loss of the answer with its question over loss without it."""
+
+    enabled: bool = False  # needs the base model, and torch where curate runs
+    max_ifd: Annotated[float, Field(gt=0)] = 1.0  # at 1 or more the question does not help: it is not this answer's
+    drop_lowest: Share = 0.05  # the easiest rows teach least; arbitrary
+    min_answer_tokens: Count = 8  # shorter answers are not scored: their ratio is noise; arbitrary
+    batch_tokens: Count = 4096
+
+
+class Judge(Section):
+    url: str | None = None  # an OpenAI-compatible endpoint; its key comes from TUNEGATE_JUDGE_KEY
+    model: str = ""
+    min_score: Annotated[int, Field(ge=1, le=5)] = 3
+    concurrency: Count = 8
+
+
+class Quality(Section):
+    rubric: Rubric = Rubric()
+    ifd: Ifd = Ifd()
+    judge: Judge = Judge()
+
+
+class Balance(Section):
+    max_share: Share = 1.0  # of one task type among the training rows; 1: no cap
+    difficulty: bool = True  # within a task type keep thirds of low, middle and high IFD alike, where IFD is measured
+
+
 class Curate(Section):
     duplicate_jaccard: Share = 0.8  # character 5-gram Jaccard at which rows are near-duplicates (NVIDIA Nemotron curation)
     cluster_jaccard: Share = 0.7  # and at which they must not straddle a split
     dev_rows: Count = 100
     test_rows: Count = 200
+    test_set: str | None = None  # JSONL of rows to judge by instead of a part of the data; then only train shrinks
     max_train_rows: Count | None = None
     min_train_rows: Count = 500  # fewer curated rows are prompted better than trained
     max_cluster_share: Share = 0.2  # a cluster larger than this would swallow the split
     seed: int = 0
+    executor: Literal["processes", "ray"] = "processes"  # what runs the stages that look at single rows; the result is the same
+    workers: Count | None = None  # none: as many as there are cores
+    chat_format: ChatFormat = ChatFormat()
+    language: Language = Language()
+    privacy: Privacy = Privacy()
+    repetition: Repetition = Repetition()
+    toxicity: Toxicity = Toxicity()
+    decontaminate: Decontaminate = Decontaminate()
+    quality: Quality = Quality()
+    balance: Balance = Balance()
 
 
 class Baseline(Section):
