@@ -19,6 +19,7 @@ from pathlib import Path
 from tunegate import plan as planning
 from tunegate import steps
 from tunegate.errors import BadInput, Unavailable
+from tunegate.peak_memory import PeakMemory
 from tunegate.recipe import Recipe, dump_recipe
 from tunegate.store import Store, open_store
 
@@ -48,9 +49,10 @@ def run_local(recipe: Recipe, runs_dir: Path, run_id: str | None = None) -> int:
     use_serving_environment()
     steps.say(f"run {run_id}, recipe {recipe.name}")
     started = time.monotonic()
-    failure = execute(COMPILED, {"recipe": text}, here / "kfp")
+    with PeakMemory().watching() as memory:
+        failure = execute(COMPILED, {"recipe": text}, here / "kfp")
     _collect(store, run_id, here)
-    _tell(store, run_id, runs, time.monotonic() - started)
+    _tell(store, run_id, runs, time.monotonic() - started, memory.bytes)
     if failure is not None:
         code, sentence = explain_failure(store, run_id, failure)
         steps.say(sentence, file=sys.stderr)
@@ -218,8 +220,8 @@ def _collect(store: Store, run_id: str, here: Path) -> None:
         shutil.copyfile(store.get(gate["refs"]["verdict"]) / "verdict.json", here / "verdict.json")
 
 
-def _tell(store: Store, run_id: str, runs: Path, seconds: float) -> None:
-    """Print the verdict, the table, the time of each step, and where everything is."""
+def _tell(store: Store, run_id: str, runs: Path, seconds: float, memory: int) -> None:
+    """Print the verdict, the table, the time of each step, the memory all of it took, and where everything is."""
     from tunegate import report
 
     records = {name: store.read_json(f"runs/{run_id}/{name}.json") for name in steps.STEPS}
@@ -229,6 +231,7 @@ def _tell(store: Store, run_id: str, runs: Path, seconds: float) -> None:
         f"{name} {'found' if record['reused'] else format(record['seconds'], '.1f') + ' s'}" for name, record in records.items() if record
     ]
     steps.say(f"\nsteps    {', '.join(taken)}; {seconds:.0f} s in all")
+    steps.say(f"memory   {memory / 2**30:.1f} GiB at most")
     if (runs / run_id / "report.html").is_file():
         steps.say(f"report   {_short(runs / run_id / 'report.html')}")
     steps.say(f"mlflow   mlflow ui --backend-store-uri {os.environ['MLFLOW_TRACKING_URI']}")

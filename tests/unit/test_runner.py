@@ -3,8 +3,10 @@
 import io
 import logging
 import os
+import subprocess
 import sys
 
+from tunegate.peak_memory import PeakMemory
 from tunegate.runner import _StepLines, explain_failure, quiet_kfp, use_serving_environment
 from tunegate.store import open_store
 
@@ -62,3 +64,13 @@ def test_the_serving_environment_beside_this_one_is_used_unless_another_is_named
     monkeypatch.delenv("TUNEGATE_SERVE_PYTHON")
     use_serving_environment()
     assert os.environ["TUNEGATE_SERVE_PYTHON"] == str(python)
+
+
+def test_the_memory_of_a_child_counts():
+    with PeakMemory().watching() as alone:
+        pass
+    code = "import time; held = b'x' * 2**28; time.sleep(3)"
+    with PeakMemory().watching() as memory:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert alone.bytes > 0
+    assert memory.bytes - alone.bytes > 2**27
