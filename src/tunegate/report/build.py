@@ -2,14 +2,12 @@
 
 import json
 from collections import defaultdict
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tunegate.gate.wording import apart, number, shown, signed
-from tunegate.report import charts
+from tunegate.report import charts, curation
 from tunegate.report.collect import Run
-from tunegate.report.words import DECISIONS, METRICS, TESTS, arm_name, arm_style, cost, duration, metric_name, short_ref
+from tunegate.report.page import fill
+from tunegate.report.words import DECISIONS, METRICS, TESTS, arm_name, arm_style, cost, metric_name
 from tunegate.steps import STEPS
 
 MAX_TASK_TYPES = 20
@@ -23,13 +21,10 @@ SAMPLES = {  # which answers are shown, by (few-shot right, candidate right): ho
 
 def render(run: Run) -> str:
     """Fill the page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(short_ref=short_ref, duration=duration)
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        "page.html.j2",
         run=run, banner=_banner(run), tiles=_tiles(run), bars=_exact_bars(run), table=_metric_table(run), gates=_gates(run),
-        prompting=(run.verdict or {}).get("predicate", {}).get("prompting"), training=_training(run), curation=_curation(run),
+        prompting=(run.verdict or {}).get("predicate", {}).get("prompting"), training=_training(run), curation=curation.view(run.curation),
         by_type=_by_type(run), samples=_samples(run), lineage=_lineage(run), policy=_policy(run),
         seconds=sum(record["seconds"] for record in run.records.values() if not record["reused"]),
     )  # fmt: skip
@@ -159,22 +154,6 @@ def _training(run: Run) -> list[dict]:
         chart = charts.line(points, "optimizer step", "loss") if len(points) > 1 else None
         found.append({"title": title, "line": record["line"], "chart": chart})
     return found
-
-
-def _curation(run: Run) -> dict | None:
-    """Show what curation kept, and one example for each reason it dropped a row for."""
-    told = run.curation
-    if not told:
-        return None
-    stages = [{"label": "rows in", "rows": told["rows_in"]}]
-    stages += [{"label": f"after {stage['stage']}", "rows": stage["rows_out"]} for stage in told["funnel"]]
-    reasons = [
-        {"stage": stage["stage"], "reason": reason, "count": f"{found['count']:,}", "example": found["examples"][0]}
-        for stage in told["funnel"]
-        for reason, found in sorted(stage["reasons"].items(), key=lambda pair: (-pair[1]["count"], pair[0]))
-    ]
-    splits = [{"name": name, **told["splits"][name]} for name in ("train", "dev", "test")]
-    return {"plot": charts.funnel(stages), "splits": splits, "leaked_pairs": told["leaked_pairs"], "reasons": reasons}
 
 
 def _by_type(run: Run) -> dict | None:
