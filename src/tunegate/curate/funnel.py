@@ -11,18 +11,19 @@ EXAMPLE_CHARACTERS = 300
 
 
 class Funnel:
-    """`rows` came in; `stages` is a list of {stage, rows_in, rows_out, reasons: {reason: {count, examples}}}."""
+    """`rows` came in; `stages` is a list of {stage, rows_in, rows_out, reasons, changed}, both {reason: {count, examples}}."""
 
     def __init__(self, rows: list[dict]):
         self.rows = rows
         self.stages: list[dict] = []
         self.rejected: list[dict] = []
 
-    def stage(self, name: str, given: list[dict], dropped: dict[int, tuple[str, int | None]]) -> list[dict]:
-        """Record a stage and give the rows that it keeps.
+    def stage(self, name: str, given: list[dict], dropped: dict[int, tuple[str, int | str | None]]) -> list[dict]:
+        """Record a stage that drops rows, and give those that it keeps.
 
         Args:
-            dropped: for each place in `given` that goes: the reason, and the place of the row it resembles, if that is why.
+            dropped: for each place in `given` that goes: the reason, and what it resembles, if that is why: the place of
+                another row, or a text.
         """
         reasons: dict[str, dict] = {}
         for place, (reason, like) in sorted(dropped.items()):
@@ -30,14 +31,25 @@ class Funnel:
             reject = {"stage": name, "reason": reason, "messages": row["messages"]}
             reject |= {"id": row.get("id", ""), "source": row.get("source", "")}
             if like is not None:
-                reject["like"] = given[like]["id"]
+                reject["like"] = given[like]["id"] if isinstance(like, int) else like
             self.rejected.append(reject)
-            found = reasons.setdefault(reason, {"count": 0, "examples": []})
-            found["count"] += 1
-            if len(found["examples"]) < EXAMPLES:
-                found["examples"].append(_example(row) + (f"   like   {_example(given[like])}" if like is not None else ""))
+            resembled = "" if like is None else f"   like   {_example(given[like]) if isinstance(like, int) else _cut(like)}"
+            _count(reasons, reason, _example(row) + resembled)
         kept = [row for place, row in enumerate(given) if place not in dropped]
         self.stages.append({"stage": name, "rows_in": len(given), "rows_out": len(kept), "reasons": reasons})
+        return kept
+
+    def checked(self, name: str, given: list[dict], outcomes: list) -> list[dict]:
+        """Record a row stage by its outcomes (see row_stages), and give the rows that stay, changed where it changed them."""
+        changed: dict[str, dict] = {}
+        after = []
+        for row, outcome in zip(given, outcomes, strict=True):
+            if isinstance(outcome, dict):
+                _count(changed, "redacted", _example(outcome))
+            after.append(outcome if isinstance(outcome, dict) else row)
+        kept = self.stage(name, after, {i: (outcome, None) for i, outcome in enumerate(outcomes) if isinstance(outcome, str)})
+        if changed:
+            self.stages[-1]["changed"] = changed
         return kept
 
     def reasons(self) -> Counter:
@@ -49,8 +61,18 @@ class Funnel:
         write_atomic(directory / "report.json", canonical_json(report))
 
 
+def _count(found: dict[str, dict], reason: str, example: str) -> None:
+    entry = found.setdefault(reason, {"count": 0, "examples": []})
+    entry["count"] += 1
+    if len(entry["examples"]) < EXAMPLES:
+        entry["examples"].append(example)
+
+
 def _example(row: dict) -> str:
     turns = [turn for turn in row["messages"] if isinstance(turn, dict)] if isinstance(row["messages"], list) else []
-    text = " → ".join(str(turn.get("content")) for turn in turns if turn.get("role") != "system")
+    return _cut(" → ".join(str(turn.get("content")) for turn in turns if turn.get("role") != "system"))
+
+
+def _cut(text: str) -> str:
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]} …"
