@@ -67,16 +67,16 @@ def score_ifd(
     from tunegate.train.model import load_tokenizer
 
     tokenizer = load_tokenizer(base)
-    examples = _examples(rows, tokenizer, system, settings.min_answer_tokens)
-    where = _where(base)
-    batches = {_key(batch, where): batch for batch in plan_batches(examples, settings.batch_tokens)}
-    found = read_cache(cache, batches) if cache else {}
-    missing = {key: batch for key, batch in batches.items() if key not in found}
     # What the tokenizer puts before plain text: the beginning-of-text token, where the model was trained with one.
     start = tokenizer("")["input_ids"]
-    with saying("ifd", len(examples), say_progress) as progress:
+    with saying("ifd", len(rows), say_progress) as progress:
+        examples = _examples(rows, tokenizer, system, settings.min_answer_tokens)
+        progress.total = len(examples)
+        where = _where(base)
+        batches = {_key(batch, where): batch for batch in plan_batches(examples, settings.batch_tokens)}
+        found = read_cache(cache, batches) if cache else {}
         progress.done = sum(len(losses) for losses in found.values())
-        for key, losses in _score(missing, start, base):
+        for key, losses in _score({key: batch for key, batch in batches.items() if key not in found}, start, base):
             if cache:
                 with open(cache, "ab") as file:
                     file.write(_cache_lines(key, losses))
