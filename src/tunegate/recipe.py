@@ -5,11 +5,12 @@ relative to the recipe. Defaults say where they come from, or "arbitrary".
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tunegate.errors import BadInput
 from tunegate.gate.policy import Policy
@@ -82,28 +83,49 @@ class Rubric(Section):
 
     min_answer_characters: Count = 1
     max_answer_characters: Count | None = None
-    answer_pattern: str | None = None  # a regular expression that the whole answer must match
+    answer_pattern: str | None = None  # a regular expression that the whole answer must match; `.` matches no line break, (?s) lets it
     forbid: list[str] = []  # regular expressions that no answer may contain
-    answers: list[str] = []  # the only answers there are, for instance the labels of a classification
+    answers: list[str] = []  # the only answers there are, for instance the labels of a classification; as task.checker compares labels
     json_answer: bool = False  # the answer must be JSON
-    max_echo_share: Share = 0.9  # character 5-grams of an answer of 50 characters or more that stand in its question; arbitrary
+    max_echo_share: Share = 0.9  # of the 5-grams in question or answer, those in both; 1 where the task is to copy or correct; arbitrary
+
+    @field_validator("answer_pattern", "forbid")
+    @classmethod
+    def _compile(cls, value):
+        for pattern in [value] if isinstance(value, str) else value or []:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression ({error}); correct it") from None
+        return value
 
 
 class Ifd(Section):
-    """Instruction-following difficulty (Li et al. 2024): loss of the answer with its question over loss without it."""
+    """Instruction-following difficulty: perplexity of the answer with its question over perplexity without it.
+
+    The form of Superfiltering (Li et al., ACL 2024, arXiv 2402.00530); the first paper (arXiv 2308.12032) divides mean losses.
+    """
 
     enabled: bool = False  # needs the base model, and torch where curate runs
-    max_ifd: Annotated[float, Field(gt=0)] = 1.0  # at 1 or more the question does not help: it is not this answer's
-    drop_lowest: Share = 0.05  # the easiest rows teach least; arbitrary
-    min_answer_tokens: Count = 8  # shorter answers are not scored: their ratio is noise; arbitrary
-    batch_tokens: Count = 4096
+    max_ifd: Annotated[float, Field(gt=0)] = 1.0  # at 1 or more the question does not help: it is not this answer's (both papers)
+    drop_lowest: Share = 0.05  # of each task type's scored rows: the easiest teach least; arbitrary
+    min_answer_tokens: Annotated[int, Field(ge=2)] = 8  # shorter answers are not scored: their ratio is noise; arbitrary
+    batch_tokens: Count = 4096  # padding included; arbitrary: a batch of 4,096 tokens keeps logits of 150,000 words at 1.2 GB
 
 
 class Judge(Section):
-    url: str | None = None  # an OpenAI-compatible endpoint; its key comes from TUNEGATE_JUDGE_KEY
+    """A language model that scores answers from 1 to 5."""
+
+    url: str | None = None  # an OpenAI-compatible endpoint up to and with /v1; its key comes from TUNEGATE_JUDGE_KEY
     model: str = ""
-    min_score: Annotated[int, Field(ge=1, le=5)] = 3
+    min_score: Annotated[int, Field(ge=1, le=5)] = 3  # 3: right in the main, as the judge's prompt puts it
     concurrency: Count = 8
+
+    @model_validator(mode="after")
+    def _name_the_model(self):
+        if self.url and not self.model:
+            raise ValueError("a judge needs the name of its model beside its url: set `model`")
+        return self
 
 
 class Quality(Section):
