@@ -76,7 +76,7 @@ class Repetition(Section):
 
     enabled: bool = True
     max_repeats: Count = 8  # the same words or sentence this often in a row; arbitrary
-    max_line_share: Share = 0.3  # repeated among the lines of an answer of 50 words or more (Gopher, Rae et al. 2021, table A1)
+    max_line_share: Share = 0.3  # characters in repeated lines; Gopher (Rae et al. 2021, table A1) has 0.2, and songs have refrains
     max_top_ngram_share: tuple[Share, Share, Share] = (0.20, 0.18, 0.16)  # characters in the most frequent 2-, 3- and 4-gram (the same)
 
 

@@ -10,6 +10,9 @@ from tunegate.curate.row_stages import Context, Outcome
 from tunegate.errors import BadInput
 from tunegate.recipe import Curate
 
+# Languages that count as one with another: py3langid tells apart what people write under one name (ISO 639-3 macrolanguages).
+KIN = {"ar": {"ary", "arz"}, "ku": {"sdh"}, "lv": {"ltg"}, "no": {"nn"}, "uz": {"uzs"}, "zh": {"wuu", "yue"}}
+
 
 def off(config: Curate, context: Context) -> str:
     if not config.language.keep:
@@ -22,13 +25,14 @@ def off(config: Curate, context: Context) -> str:
 def check(rows: list[dict], config: Curate, context: Context) -> list[Outcome]:
     """Drop with the found language in the reason; what is too short or too uncertain to tell stays."""
     settings, identifier = config.language, _identifier()
+    keep = set(settings.keep).union(*(KIN.get(code, ()) for code in settings.keep))
     outcomes: list[Outcome] = []
     for row in rows:
         text = "\n".join(turn["content"] for turn in row["messages"] if turn["role"] != "system")
         outcome = None
         if len(text) >= settings.min_characters:
             found, probability = identifier.classify(text)
-            if found not in settings.keep and probability >= settings.min_probability:
+            if found not in keep and probability >= settings.min_probability:
                 outcome = f"language: {found}"
         outcomes.append(outcome)
     return outcomes

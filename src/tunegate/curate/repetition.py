@@ -1,7 +1,8 @@
 """Drop rows whose answers go round in circles.
 
 Short answers only meet the first rule, the same words or sentence many times in a row. The others are Gopher's (Rae et al.
-2021, table A1), which are shares, and mean nothing in a short text: "no, no" would already be over. They begin at 50 words.
+2021, table A1), which are shares, and mean nothing in a short text: "no, no" would already be over. They begin at 50 words,
+and an n-gram must also come as often as words may in a row: in an answer of 60 words a phrase that comes twice is over.
 Where a script puts no spaces between words, characters stand for them, two for a word.
 """
 
@@ -49,7 +50,7 @@ def _repetition(text: str, settings: Repetition) -> str:
     if _line_share(text) > settings.max_line_share:
         return "repeated lines"
     for n, most in zip(NGRAMS, settings.max_top_ngram_share, strict=True):
-        if _top_share(units, n * scale) > most:
+        if _top_share(units, n * scale, settings.max_repeats) > most:
             return f"one {n}-gram makes up too much"
     return ""
 
@@ -77,14 +78,13 @@ def _is_word(unit: str) -> bool:
 
 
 def _line_share(text: str) -> float:
-    """Give the share of the lines that stand there before, of those with a letter."""
-    lines = [line.strip() for line in text.splitlines() if any(map(str.isalpha, line))]
-    return 1 - len(set(lines)) / len(lines) if lines else 0.0
+    """Give the share of the characters that are in lines that stood there before, of lines with a letter."""
+    lines = Counter(line.strip() for line in text.splitlines() if any(map(str.isalpha, line)))
+    return sum(len(line) * (count - 1) for line, count in lines.items()) / (sum(map(len, lines.elements())) or 1)
 
 
-def _top_share(units: list[str], n: int) -> float:
-    """Give the share of the characters that are in the most frequent n-gram; 0 where none comes twice."""
+def _top_share(units: list[str], n: int, repeats: int) -> float:
+    """Give the share of the characters that are in the n-gram with most, of n-grams with a word that come `repeats` times."""
     ngrams = Counter(zip(*(units[i:] for i in range(n)), strict=False))
-    ngram, count = max(ngrams.items(), key=lambda found: (found[1] * sum(map(len, found[0])), found[0]))
-    characters = sum(map(len, units))
-    return count * sum(map(len, ngram)) / characters if count > 1 else 0.0
+    often = (len("".join(ngram)) * count for ngram, count in ngrams.items() if count >= repeats and any(map(_is_word, ngram)))
+    return max(often, default=0) / len("".join(units))

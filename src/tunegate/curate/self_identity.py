@@ -54,14 +54,13 @@ STATEMENTS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )  # fmt: skip
 
-# Every statement has one of these in it, and most answers have none.
-HINT = re.compile(rf"\b(?:{PROVIDERS}|{SURELY_MODELS}|{ALSO_NAMES}\b|cut-?\s?off|knowledge|training|update|trained)", re.IGNORECASE)
+FIRST_PERSON = re.compile(r"\b(?:[Ii]\b|[Mm][Yy]\b|[Mm]e\b|[Aa]s an? )")  # every statement has it, and most answers do not
 QUOTED = re.compile(r'"[^"\n]{0,1000}"|“[^”]{0,1000}”|«[^»]{0,1000}»|```.*?(?:```|\Z)|`[^`\n]+`|^\s*>.*$', re.DOTALL | re.MULTILINE)
 
 
 def statement(text: str) -> str:
     """Give the first such statement in an assistant's words; empty when there is none."""
-    if not HINT.search(text):
+    if not FIRST_PERSON.search(text):
         return ""
     # A space stands for a quotation, so that what is around it does not run together.
     found = STATEMENTS.search(QUOTED.sub(" ", text))

@@ -26,6 +26,15 @@ def test_languages_that_are_not_wanted_go_by_name():
     assert [code for code, outcome in zip(SENTENCES, kept, strict=True) if outcome is None] == ["de", "ja"]
 
 
+def test_what_is_written_under_one_name_is_one_language():
+    text = "请给我一个东非国家的列表。"
+    answer = (
+        "1. 坦桑尼亚 (Tanzania)\n2. 肯尼亚 (Kenya)\n3. 乌干达 (Uganda)\n4. 卢旺达 (Rwanda)\n5. 布隆迪 (Burundi)\n6. 南苏丹 (South Sudan)"
+    )
+    assert language._identifier().classify(f"{text}\n{answer}")[0] == "wuu"  # Wu, one of the Chinese languages
+    assert language.check([row(text, answer)], Curate(language=Language(keep=["zh"])), CONTEXT) == [None]
+
+
 def test_what_is_too_short_or_no_language_stays():
     made = [
         row("Ja?", "Nein."),

@@ -26,7 +26,7 @@ ORDINARY = [
     "set the timer for 1 hour 20 minutes", "volume 39 percent", "wake me at 12:30:45 on 2024-05-06", "version 2.10.3 of 11.2024",
     "the years 1990 1991 1992 1993", "add 250 50 1000", "order 1700000000000 of 12,500.75 euros", "call Face::add of std::vector<int>",
     "user@host:22 and @someone", "room 101-22, floor 3", "ISBN 978-3-16-148410-0", "3.14159265358979 and 6.022e23", "4111 1111 1111 1112",
-    "flight DE89 at gate 37", "mail me@nowhere.notatld",
+    "flight DE89 at gate 37", "355909190063-746 is less", "mail me@nowhere.notatld",
 ]  # fmt: skip
 
 

@@ -17,7 +17,12 @@ BROKEN = [
     ("我不知道。" * 8, "the same words many times in a row"),
     ("ฉันไม่รู้" * 8, "the same words many times in a row"),
     ("The house at the end of the road is old and it was built by my father. " * 8, "the same sentence many times in a row"),
-    (PROSE + "\nthe end of it\nis near\nthe end of it\nis near", "repeated lines"),
+    (
+        "\n".join(
+            [PROSE[:200], "so it goes, on and on", "and then it stops", PROSE[200:]] + ["so it goes, on and on", "and then it stops"] * 7
+        ),
+        "repeated lines",
+    ),
     (PROSE + " and so on" * 3 + "".join(f" {word} in the" for word in NUMBERS * 4), "one 2-gram makes up too much"),
 ]
 FINE = [
@@ -38,9 +43,14 @@ def test_short_and_regular_answers_stay(text):
 
 
 def test_gophers_shares_begin_at_fifty_words():
-    lines = ["so it goes"] * 4 + ["and then it stops"]
-    assert outcomes(repetition, ["\n".join(lines)]) == [None]
-    assert outcomes(repetition, ["\n".join(lines + [PROSE])]) == ["repeated lines"]
+    verse = ["so it goes, round and round and round", "until it stops, at last it stops"]
+    assert outcomes(repetition, ["\n".join(verse * 3)]) == [None]
+    assert outcomes(repetition, ["\n".join(verse * 4)]) == ["repeated lines"]
+
+
+def test_a_phrase_that_comes_a_few_times_is_no_loop():
+    answer = "the average amount a customer spends in the store is the sum of what each one spends, over how many there are. "
+    assert outcomes(repetition, [answer + "So the average amount a customer spends in the store is five. " * 3 + PROSE[:100]]) == [None]
 
 
 def test_the_limits_are_the_recipes():
