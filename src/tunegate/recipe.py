@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tunegate.curate_names import ENTITIES, LANGUAGES, refuse_unknown
 from tunegate.errors import BadInput
 from tunegate.gate.policy import Policy
 from tunegate.validation import explain, read_yaml
@@ -50,25 +51,38 @@ class ChatFormat(Section):
 
 
 class Language(Section):
-    keep: list[str] = []  # ISO 639-1 codes of the languages to keep; empty: all
-    min_characters: Count = 40  # shorter texts are kept unread: too little to tell a language by; arbitrary
+    keep: list[str] = []  # ISO 639 codes of the languages to keep; empty: all. Needs the extra `language`
+    min_characters: Count = 20  # shorter texts are kept unread: too little to tell a language by; arbitrary
+    min_probability: Share = 0.5  # a less certain guess is no reason to drop: code, formulas and lists score below (measured on a few)
+
+    @field_validator("keep")
+    @classmethod
+    def _known_languages(cls, keep: list[str]) -> list[str]:
+        return refuse_unknown(keep, LANGUAGES, "the code of a language that can be told")
 
 
 class Privacy(Section):
-    secrets: Literal["off", "redact", "drop"] = "drop"  # keys, tokens and passwords
-    personal: Literal["off", "redact", "drop"] = "redact"
-    entities: list[str] = ["EMAIL_ADDRESS", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "US_SSN"]  # presidio's names; those with a checksum or a form of their own
+    secrets: Literal["off", "redact", "drop"] = "drop"  # keys, tokens and passwords, in any turn
+    personal: Literal["off", "redact", "drop"] = "redact"  # in the turns of user and assistant
+    entities: list[str] = ["EMAIL_ADDRESS", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "US_SSN"]  # presidio's names; arbitrary choice
+
+    @field_validator("entities")
+    @classmethod
+    def _known_entities(cls, entities: list[str]) -> list[str]:
+        return refuse_unknown(entities, ENTITIES, "an entity that can be found")
 
 
 class Repetition(Section):
+    """Answers that go round in circles."""
+
     enabled: bool = True
-    max_line_share: Share = 0.3  # characters in repeated lines (Gopher, Rae et al. 2021, table A1)
-    max_top_ngram_share: Share = 0.2  # characters in the most frequent 2-gram of words, in texts of 50 words or more (the same table)
-    max_repeats: Count = 8  # the same word or sentence this often in a row; arbitrary
+    max_repeats: Count = 8  # the same words or sentence this often in a row; arbitrary
+    max_line_share: Share = 0.3  # characters in repeated lines; Gopher (Rae et al. 2021, table A1) has 0.2, and songs have refrains
+    max_top_ngram_share: tuple[Share, Share, Share] = (0.20, 0.18, 0.16)  # characters in the most frequent 2-, 3- and 4-gram (the same)
 
 
 class Toxicity(Section):
-    max_probability: Share | None = None  # drop rows above it; none: off. Needs the extra `toxicity`
+    max_profane_words: Annotated[int, Field(ge=0)] | None = None  # more in the answers drop the row; none: off. Extra `toxicity`; English
 
 
 class Decontaminate(Section):
