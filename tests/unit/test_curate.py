@@ -161,7 +161,8 @@ def test_a_cluster_that_is_most_of_the_rows_is_named(tmp_path):
 
 
 def test_pairs_that_minhash_missed_are_united(tmp_path, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "_candidates", lambda columns, vocabulary: near_duplicates.np.empty(0, dtype="int64"))
+    nothing = near_duplicates.np.empty(0, dtype="int64")
+    monkeypatch.setattr(near_duplicates, "candidate_pairs", lambda *given: (nothing, nothing))
     report, parts = run(tmp_path, unlike(100) + [r for seed in range(20) for r in alike(2, seed=50 + seed)])
     assert report["clusters"]["count"] < 140  # those that straddled, and only they, were united
     assert report["leaked_pairs"] == 0
@@ -192,11 +193,6 @@ def test_the_two_ways_to_compare_agree():
     side = [str(i % 3) for i in range(len(texts))]
     across = {tuple(sorted(pair)) for pair in leakage.straddling_pairs(texts, side, 0.7)}
     assert across == {(i, j) for i, j in exact if side[i] != side[j]}
-
-
-def test_connected_places_take_the_smallest():
-    assert near_duplicates.connected(6, [(4, 1), (5, 4), (2, 3)]) == [0, 1, 2, 2, 1, 1]
-    assert near_duplicates.connected(2, []) == [0, 1]
 
 
 def test_the_step_gives_metrics_and_keeps_the_report_of_a_refusal(tmp_path):
