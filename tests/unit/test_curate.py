@@ -178,23 +178,6 @@ def test_a_split_that_leaks_after_all_is_refused(tmp_path, monkeypatch):
     assert not any(path.name.endswith("data") or "partial" in path.name for path in (tmp_path / "out").glob("*"))
 
 
-def test_the_two_ways_to_compare_agree():
-    rng = random.Random(3)
-    texts = []
-    for _ in range(60):
-        text = words(rng, 6)
-        texts += [text, text.replace(text[10], "é"), text[: rng.randrange(20, 40)], text + " more", "ab", "abc", text[:5]]
-    texts = sorted(set(texts))
-    exact = {
-        (i, j) for j in range(len(texts)) for i in range(j) if near_duplicates.jaccard(texts[i], texts[j]) >= 0.7
-    }  # fmt: skip
-    assert len(exact) > 60
-    assert {(i, j) for i, j, _ in near_duplicates.similar_pairs(texts, 0.7)} == exact
-    side = [str(i % 3) for i in range(len(texts))]
-    across = {tuple(sorted(pair)) for pair in leakage.straddling_pairs(texts, side, 0.7)}
-    assert across == {(i, j) for i, j in exact if side[i] != side[j]}
-
-
 def test_the_step_gives_metrics_and_keeps_the_report_of_a_refusal(tmp_path):
     store = open_store(str(tmp_path / "store"))
     rows.write_rows(tmp_path / "in" / "rows.jsonl", unlike(60))

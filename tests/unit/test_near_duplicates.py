@@ -1,16 +1,11 @@
 """Near-duplicates: the same pairs as brute force, for short texts, many scripts and very large groups."""
 
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tunegate
 from tunegate.curate import near_duplicates
 from tunegate.curate.near_duplicates import connected, jaccard, shingles, signatures, similar_pairs
 
@@ -135,20 +130,3 @@ def test_agreement_of_signatures_estimates_the_similarity():
 def test_connected_places_take_the_smallest():
     assert connected(6, [(4, 1), (5, 4), (2, 3)]) == [0, 1, 2, 2, 1, 1]
     assert connected(2, []) == [0, 1]
-
-
-def test_compiled_code_goes_to_the_users_own_directory_where_the_package_is_read_only(tmp_path):
-    source = Path(tunegate.__file__).parent / "curate" / "kernels.py"
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "kernels.py").write_bytes(source.read_bytes())
-    code = (
-        "import os, sys; access = os.access; os.access = lambda path, mode: False; sys.path.insert(0, sys.argv[1])\n"
-        "import kernels; print(kernels.permutations()[0][0])"
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"} | {"TMPDIR": str(tmp_path)}
-    run = [sys.executable, "-B", "-c", code, str(package)]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
-    kept = tmp_path / f"tunegate-numba-{os.getuid()}"
-    assert done.stdout.strip().isdigit() and list(kept.rglob("*.nbi")) and not list(package.rglob("*.nbi"))
-    assert kept.stat().st_mode & 0o077 == 0

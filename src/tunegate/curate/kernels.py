@@ -2,32 +2,11 @@
 
 Integers only, so the results are the same on every machine. Texts come as `points`, their code points one after another,
 and `starts`, where each begins (and, last, where the last one ends). n texts, p pairs.
-
-Compiled at first use and kept on disk: beside this file, or, where that is read-only, in a directory of the user's own under
-the temporary one. NUMBA_CACHE_DIR overrides both.
 """
-
-import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
-
-def _cache_directory() -> str:
-    """Give a directory for compiled code in which nobody else can have put any: it is unpickled, and so can run anything."""
-    directory = Path(tempfile.gettempdir()) / f"tunegate-numba-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if found.st_uid == os.getuid() and not found.st_mode & 0o022 and not directory.is_symlink():
-        return str(directory)
-    return tempfile.mkdtemp(prefix="tunegate-numba-")
-
-
-if not os.access(Path(__file__).parent, os.W_OK):
-    os.environ.setdefault("NUMBA_CACHE_DIR", _cache_directory())  # numba reads it when it is imported
-
-from numba import njit  # noqa: E402
+from tunegate.curate.compiled import compiled
 
 PERMUTATIONS = 128
 BANDS = 32
@@ -41,14 +20,14 @@ MIX_2 = np.uint64(0x94D049BB133111EB)
 S27, S30, S31, S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
 
 
-@njit(inline="always")
+@compiled
 def _mix(x):
     x = (x ^ (x >> S30)) * MIX_1
     x = (x ^ (x >> S27)) * MIX_2
     return x ^ (x >> S31)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _stream(count, seed):
     out = np.empty(count, dtype=np.uint64)
     state = np.uint64(seed)
@@ -64,7 +43,7 @@ def permutations() -> tuple[np.ndarray, np.ndarray]:
     return numbers[:PERMUTATIONS], numbers[PERMUTATIONS:]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hash_shingles(points, start, stop, out):
     """Hash the 5-grams of points[start:stop] into `out`, repeated ones too, and give their number; a shorter text is its own."""
     length = stop - start
@@ -78,7 +57,7 @@ def _hash_shingles(points, start, stop, out):
     return windows
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def sign(points, starts, a, b, out):
     """Write MinHash signatures, uint32 [n, 128]: the smallest (a h + b) >> 32 over the upper halves h of the 5-gram hashes.
 
@@ -99,7 +78,7 @@ def sign(points, starts, a, b, out):
             out[i, k] = np.uint32(least[k])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def band_keys(signatures):
     """Hash each band of signatures into one number: uint64 [bands, n]."""
     rows = PERMUTATIONS // BANDS
@@ -113,7 +92,7 @@ def band_keys(signatures):
     return keys
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pairs_of_groups(order, bounds, count):
     """Write all pairs of the members of each group order[bounds[g]:bounds[g + 1]] as i * count + j with i < j."""
     total = 0
@@ -131,7 +110,7 @@ def pairs_of_groups(order, bounds, count):
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shingle_sets(points, starts):
     """Give the sorted distinct 5-gram hashes of all texts, one after another, and where each text's begin."""
     room = 0
@@ -152,7 +131,7 @@ def shingle_sets(points, starts):
     return flat[:end].copy(), begins
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _similarity(flat, begins, i, j, threshold):
     """Give the Jaccard similarity of two texts, or 0 as soon as it is certain to be below `threshold`."""
     p, end_p, q, end_q = begins[i], begins[i + 1], begins[j], begins[j + 1]
@@ -173,7 +152,7 @@ def _similarity(flat, begins, i, j, threshold):
     return shared / (sizes - shared)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def similarities(flat, begins, left, right, threshold):
     """Give the Jaccard similarity of each pair, float64 [p]; 0 where it is below `threshold`."""
     out = np.empty(len(left), dtype=np.float64)
@@ -182,7 +161,7 @@ def similarities(flat, begins, left, right, threshold):
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find(parent, i):
     """Give the root of i in a forest, and shorten the way there."""
     while parent[i] != i:
@@ -191,7 +170,7 @@ def find(parent, i):
     return i
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unite(parent, i, j):
     """Join two trees of a forest under the smaller root; tell whether they were two."""
     i, j = find(parent, i), find(parent, j)
@@ -199,7 +178,7 @@ def unite(parent, i, j):
     return i != j
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _put(out, found, number):
     if found == len(out):
         out = np.concatenate((out, np.empty_like(out)))
@@ -207,7 +186,7 @@ def _put(out, found, number):
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pairs_of_large_group(flat, begins, alike, threshold, per_member):
     """Compare about per_member * n pairs of a group of n texts at most; give those that are similar, as i * n + j with i < j.
 
