@@ -193,10 +193,3 @@ def test_the_step_gives_metrics_and_keeps_the_report_of_a_refusal(tmp_path):
         curate_step(config, inputs, tmp_path / "again")
     ref = str(refusal.value).split("report is ")[1].split(" in ")[0]
     assert json.loads((store.get(ref) / "report.json").read_text())["rows_in"] == 60
-
-
-def test_a_cut_takes_one_row_of_each_cluster_first():
-    from tunegate.curate import split
-
-    rows = [{"cluster": name} for name in "aaabbc"]
-    assert split.spread(rows, [0, 1, 2, 3, 4, 5]) == [0, 3, 5, 1, 4, 2]
