@@ -161,7 +161,8 @@ def test_a_cluster_that_is_most_of_the_rows_is_named(tmp_path):
 
 
 def test_pairs_that_minhash_missed_are_united(tmp_path, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "_candidates", lambda columns, vocabulary: near_duplicates.np.empty(0, dtype="int64"))
+    nothing = near_duplicates.np.empty(0, dtype="int64")
+    monkeypatch.setattr(near_duplicates, "candidate_pairs", lambda *given: (nothing, nothing))
     report, parts = run(tmp_path, unlike(100) + [r for seed in range(20) for r in alike(2, seed=50 + seed)])
     assert report["clusters"]["count"] < 140  # those that straddled, and only they, were united
     assert report["leaked_pairs"] == 0
@@ -175,28 +176,6 @@ def test_a_split_that_leaks_after_all_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Refused, match="1 pairs of near-duplicates straddle"):
         run(tmp_path, unlike(100))
     assert not any(path.name.endswith("data") or "partial" in path.name for path in (tmp_path / "out").glob("*"))
-
-
-def test_the_two_ways_to_compare_agree():
-    rng = random.Random(3)
-    texts = []
-    for _ in range(60):
-        text = words(rng, 6)
-        texts += [text, text.replace(text[10], "é"), text[: rng.randrange(20, 40)], text + " more", "ab", "abc", text[:5]]
-    texts = sorted(set(texts))
-    exact = {
-        (i, j) for j in range(len(texts)) for i in range(j) if near_duplicates.jaccard(texts[i], texts[j]) >= 0.7
-    }  # fmt: skip
-    assert len(exact) > 60
-    assert {(i, j) for i, j, _ in near_duplicates.similar_pairs(texts, 0.7)} == exact
-    side = [str(i % 3) for i in range(len(texts))]
-    across = {tuple(sorted(pair)) for pair in leakage.straddling_pairs(texts, side, 0.7)}
-    assert across == {(i, j) for i, j in exact if side[i] != side[j]}
-
-
-def test_connected_places_take_the_smallest():
-    assert near_duplicates.connected(6, [(4, 1), (5, 4), (2, 3)]) == [0, 1, 2, 2, 1, 1]
-    assert near_duplicates.connected(2, []) == [0, 1]
 
 
 def test_the_step_gives_metrics_and_keeps_the_report_of_a_refusal(tmp_path):
@@ -214,10 +193,3 @@ def test_the_step_gives_metrics_and_keeps_the_report_of_a_refusal(tmp_path):
         curate_step(config, inputs, tmp_path / "again")
     ref = str(refusal.value).split("report is ")[1].split(" in ")[0]
     assert json.loads((store.get(ref) / "report.json").read_text())["rows_in"] == 60
-
-
-def test_a_cut_takes_one_row_of_each_cluster_first():
-    from tunegate.curate import split
-
-    rows = [{"cluster": name} for name in "aaabbc"]
-    assert split.spread(rows, [0, 1, 2, 3, 4, 5]) == [0, 3, 5, 1, 4, 2]

@@ -2,23 +2,31 @@
 
 Texts are compared by their sets of character 5-grams. 128 hash functions in 32 bands of 4 propose a pair of Jaccard s with
 probability 1 - (1 - s^4)^32 (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, 3.4): 0.9998 at 0.7, 0.97 at 0.57.
+5-grams are compared by 64-bit hashes: among a million different ones, two are taken for one with a probability of 3e-8.
 
-Not covered: thresholds below about 0.55, where bands of 4 miss many pairs; data in which thousands of rows share most of
-their text, where the pairs alone are too many.
+All proposed pairs are compared in groups (texts that agree in a band) of up to 64, and in larger ones while a band's pairs are
+fewer than PAIRS_PER_BAND and PAIRS_PER_TEXT allow. Beyond that a group costs COMPARISONS per text: every text is compared
+with representatives, then with those that it is not yet connected with. So of very large clusters not all pairs are given,
+but enough to hold them together.
+
+Not covered: thresholds below about 0.55, where bands of 4 miss many pairs; hundreds of thousands of texts that share about
+half of their 5-grams, where a large group falls apart into more parts than the comparisons reach.
 """
 
-import zlib
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 SHINGLE_CHARACTERS = 5
-PERMUTATIONS = 128
-BANDS = 32
-SEED = 1
-PAIRS_AT_ONCE = 50_000
+BATCH_CHARACTERS = 4_000_000  # of text hashed at once: 16 MB as code points
+SMALL_GROUP = 64  # texts; all their pairs are compared
+PAIRS_PER_BAND = 100_000  # a group of 450 alone is complete; arbitrary
+PAIRS_PER_TEXT = 4
+COMPARISONS = 64  # per text of a larger group
+PAIRS_AT_ONCE = 20_000_000  # proposals kept before repeated ones are dropped: 160 MB
 
 
 def shingles(text: str) -> set[str]:
@@ -31,30 +39,74 @@ def jaccard(a: str, b: str) -> float:
     return len(left & right) / len(left | right)
 
 
-def similar_pairs(texts: list[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Give (i, j, Jaccard) with i < j for the pairs at or above `threshold`, sorted by j, then i."""
-    if len(texts) < 2:
-        return []
-    vocabulary: dict[str, int] = {}
-    # Sorted, because the order of a set of strings differs from process to process.
-    columns = [[vocabulary.setdefault(shingle, len(vocabulary)) for shingle in sorted(shingles(text))] for text in texts]
-    found = _candidates(columns, list(vocabulary))
-    sizes = np.array([len(row) for row in columns])
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    ones = np.ones(starts[-1], dtype=np.int32)
-    incidence = csr_matrix((ones, np.fromiter(chain.from_iterable(columns), np.int64, starts[-1]), starts), (len(texts), len(vocabulary)))
-    incidence.sort_indices()
-    pairs = []
-    for start in range(0, len(found), PAIRS_AT_ONCE):
-        i, j = np.divmod(found[start : start + PAIRS_AT_ONCE], len(texts))
-        shared = np.asarray(incidence[i].multiply(incidence[j]).sum(axis=1)).ravel()
-        similarity = shared / (sizes[i] + sizes[j] - shared)
-        keep = similarity >= threshold
-        pairs += zip(i[keep].tolist(), j[keep].tolist(), similarity[keep].tolist(), strict=True)
-    return sorted(pairs, key=lambda pair: (pair[1], pair[0]))
+def signatures(texts: list[str]) -> np.ndarray:
+    """Give the MinHash signatures of texts, uint32 [n, 128]; each depends on its own text only."""
+    from tunegate.curate import kernels
+
+    out = np.empty((len(texts), kernels.PERMUTATIONS), dtype=np.uint32)
+    kernels.sign(*_code_points(texts), *kernels.permutations(), out)
+    return out
 
 
-def connected(count: int, pairs: list[tuple[int, int]]) -> list[int]:
+def similar_pairs(texts: list[str], threshold: float, workers: int = 1, signed: np.ndarray | None = None) -> list[tuple[int, int, float]]:
+    """Give (i, j, Jaccard) with i < j for the pairs at or above `threshold`, sorted by j, then i.
+
+    Equal texts are paired with the first of them only, and other texts with that first one.
+
+    Args:
+        workers: threads; the result does not depend on their number.
+        signed: the signatures of `texts`, where they are already known.
+    """
+    first: dict[str, int] = {}
+    places = [i for i, text in enumerate(texts) if first.setdefault(text, i) == i]
+    equal = [(first[text], i, 1.0) for i, text in enumerate(texts) if first[text] != i]
+    distinct = [texts[i] for i in places]
+    left, right = candidate_pairs(distinct, threshold, workers, None if signed is None else signed[places])
+    i, j, similarity = verified(distinct, left, right, threshold)
+    order = np.lexsort((i, j))
+    own = np.array(places, dtype=np.int64)
+    pairs = list(zip(own[i[order]].tolist(), own[j[order]].tolist(), similarity[order].tolist(), strict=True))
+    return sorted(pairs + equal, key=lambda pair: (pair[1], pair[0])) if equal else pairs
+
+
+def candidate_pairs(
+    texts: list[str], threshold: float, workers: int = 1, signed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Propose pairs i < j of different texts that agree in a whole band of their signatures, sorted by i, then j."""
+    count = len(texts)
+    keys = _band_keys(texts, workers) if signed is None else _keys_of(signed)
+    found, held = [np.empty(0, dtype=np.int64)], 0
+    joined = np.arange(count)  # the forest of what pairs of large groups have connected
+    for band, own in enumerate(keys):
+        order, bounds = _groups(own)
+        sizes = bounds[:, 1] - bounds[:, 0]
+        small = sizes <= _largest_complete(sizes, count)
+        found.append(_unique(_pairs(order, bounds[small], count)))
+        held += len(found[-1])
+        for start, stop in bounds[~small]:
+            found.append(_large_group(texts, np.sort(order[start:stop]), keys[(band + 1) % len(keys)], threshold, joined))
+            held += len(found[-1])
+        if held > PAIRS_AT_ONCE:
+            found = [_unique(np.concatenate(found))]
+            held = 0
+    return np.divmod(_unique(np.concatenate(found)), max(1, count))
+
+
+def verified(texts: list[str], left: np.ndarray, right: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give the proposed pairs that reach `threshold`, and their Jaccard similarity, in their order: left, right, similarity."""
+    from tunegate.curate import kernels
+
+    similarity = np.empty(len(left), dtype=np.float64)
+    for start, stop in _blocks(texts, left, right):
+        i, j = left[start:stop], right[start:stop]
+        needed = np.unique(np.concatenate((i, j)))
+        flat, begins = kernels.shingle_sets(*_code_points([texts[n] for n in needed]))
+        similarity[start:stop] = kernels.similarities(flat, begins, np.searchsorted(needed, i), np.searchsorted(needed, j), threshold)
+    keep = similarity >= threshold
+    return left[keep], right[keep], similarity[keep]
+
+
+def connected(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     """Give for each of `count` places the smallest place it is connected with through `pairs`."""
     i, j = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(i), dtype=np.int8), (i, j)), (count, count))
@@ -63,29 +115,97 @@ def connected(count: int, pairs: list[tuple[int, int]]) -> list[int]:
     return first[inverse].tolist()
 
 
-def _candidates(columns: list[list[int]], vocabulary: list[str]) -> np.ndarray:
-    """Propose pairs whose signatures agree in a whole band, as sorted numbers i * count + j with i < j."""
-    from datasketch import MinHash
-
-    # crc32 is the same on every machine; Python's own hash of text is not.
-    hashes = np.array([zlib.crc32(shingle.encode()) for shingle in vocabulary], dtype=np.uint64)
-    signatures = np.empty((len(columns), PERMUTATIONS), dtype=np.uint64)
-    for row, sketch in enumerate(MinHash.generator((hashes[c].tolist() for c in columns), num_perm=PERMUTATIONS, seed=SEED, hashfunc=int)):
-        signatures[row] = sketch.hashvalues
-    found = np.sort(np.concatenate([_pairs_of_equals(band) for band in np.split(signatures, BANDS, axis=1)]))
-    return found[np.diff(found, prepend=-1) > 0]  # np.unique hashes, and takes ten times as long here
+def _code_points(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Lay texts out as one array of code points; text i is points[starts[i]:starts[i + 1]]."""
+    starts = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)), out=starts[1:])
+    return np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4"), starts
 
 
-def _pairs_of_equals(band: np.ndarray) -> np.ndarray:
-    """Number the pairs of equal rows of a matrix."""
-    count = len(band)
-    order = np.lexsort(band.T)
-    changes = np.any(band[order[1:]] != band[order[:-1]], axis=1)
-    groups = np.split(order, np.flatnonzero(changes) + 1)
-    pairs = [np.empty(0, dtype=np.int64)]
-    for group in groups:
-        if len(group) > 1:
-            group = np.sort(group)
-            i, j = np.triu_indices(len(group), k=1)
-            pairs.append(group[i] * count + group[j])
-    return np.concatenate(pairs)
+def _batches(texts: list[str]) -> Iterator[list[str]]:
+    """Cut a list of texts after about BATCH_CHARACTERS each."""
+    batch, characters = [], 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text) + 64  # many empty texts are work too
+        if characters > BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    yield batch
+
+
+def _keys_of(signed: np.ndarray) -> np.ndarray:
+    from tunegate.curate import kernels
+
+    return kernels.band_keys(signed)
+
+
+def _band_keys(texts: list[str], workers: int) -> np.ndarray:
+    """Sign texts batch by batch and keep the hashes of the bands only: uint64 [bands, n], 256 bytes a text."""
+
+    def keys(batch: list[str]) -> np.ndarray:
+        return _keys_of(signatures(batch))
+
+    if workers == 1:
+        return np.concatenate([keys(batch) for batch in _batches(texts)], axis=1)
+    with ThreadPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(keys, _batches(texts))), axis=1)
+
+
+def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give places in the order of their keys, and the start and stop of each run of two or more equal keys.
+
+    Key and place are packed into one number, which sorts ten times as fast as two. The lowest bits of the key give way to the
+    place; two bands that differ there only are one more pair to compare.
+    """
+    bits = np.uint64(max(1, (len(keys) - 1).bit_length()))
+    packed = np.sort((keys >> bits << bits) | np.arange(len(keys), dtype=np.uint64))
+    places = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+    packed >>= bits
+    edges = np.concatenate(([0], np.flatnonzero(packed[1:] != packed[:-1]) + 1, [len(keys)]))
+    bounds = np.stack((edges[:-1], edges[1:]), axis=1)
+    return places, bounds[bounds[:, 1] - bounds[:, 0] > 1]
+
+
+def _largest_complete(sizes: np.ndarray, count: int) -> int:
+    """Give the size up to which all pairs of a group are compared."""
+    sizes = np.sort(sizes)
+    affordable = np.cumsum(sizes * (sizes - 1) // 2) <= PAIRS_PER_BAND + PAIRS_PER_TEXT * count
+    if affordable.all():
+        return int(sizes.max(initial=SMALL_GROUP))
+    return max(SMALL_GROUP, int(sizes[affordable.argmin()]) - 1)
+
+
+def _pairs(order: np.ndarray, bounds: np.ndarray, count: int) -> np.ndarray:
+    from tunegate.curate import kernels
+
+    return kernels.pairs_of_groups(order, bounds, count)
+
+
+def _large_group(texts: list[str], members: np.ndarray, next_keys: np.ndarray, threshold: float, joined: np.ndarray) -> np.ndarray:
+    """Compare some pairs of a large group, unless its texts are connected already, and note in `joined` what they connect."""
+    from tunegate.curate import kernels
+
+    if len({kernels.find(joined, i) for i in members}) == 1:
+        return np.empty(0, dtype=np.int64)
+    flat, begins = kernels.shingle_sets(*_code_points([texts[i] for i in members]))
+    alike = np.argsort(next_keys[members], kind="stable")
+    i, j = np.divmod(kernels.pairs_of_large_group(flat, begins, alike, threshold, COMPARISONS), len(members))
+    for a, b in zip(members[i], members[j], strict=True):
+        kernels.unite(joined, a, b)
+    return members[i] * len(texts) + members[j]
+
+
+def _unique(numbers: np.ndarray) -> np.ndarray:
+    numbers = np.sort(numbers)
+    return numbers[np.diff(numbers, prepend=-1) > 0]  # np.unique hashes, and takes ten times as long here
+
+
+def _blocks(texts: list[str], left: np.ndarray, right: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Cut pairs, sorted by their left place, so that each block's texts fit into memory."""
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)) + 64
+    # A left text counts once, a right text each time: the most that a block can hold.
+    weights = lengths[right] + np.where(np.diff(left, prepend=-1) != 0, lengths[left], 0)
+    block = np.cumsum(weights) // (8 * BATCH_CHARACTERS)
+    edges = np.flatnonzero(np.diff(block, prepend=-1)).tolist() + [len(left)]
+    yield from zip(edges[:-1], edges[1:], strict=True)

@@ -1,7 +1,11 @@
 """Give whole clusters to train, dev and test, in an order that depends on nothing but the seed and the rows themselves."""
 
 from collections import Counter, defaultdict, deque
+from pathlib import Path
 
+from tunegate import rows as row_files
+from tunegate.curate.join import similar_to
+from tunegate.curate.near_duplicates import connected, similar_pairs
 from tunegate.digests import sha256
 from tunegate.errors import BadInput
 from tunegate.recipe import Curate
@@ -13,7 +17,7 @@ def assign(rows: list[dict], config: Curate) -> list[str]:
     """Name for each row its part: "test", "dev" or "train".
 
     Task types take turns, so that each is in test and dev; at most half of a type's clusters leave train, and large clusters
-    stay there, as long as the wanted sizes can be reached that way.
+    stay there, as long as the wanted sizes can be reached that way. None is test where curate.test_set gives the test.
     """
     members = defaultdict(list)
     for i, row in enumerate(rows):
@@ -21,12 +25,57 @@ def assign(rows: list[dict], config: Curate) -> list[str]:
     order = sorted(members, key=lambda cluster: sha256(f"{config.seed}:{cluster}".encode()))
     side = ["train"] * len(rows)
     free = dict.fromkeys(order)  # an ordered set
-    for part, wanted in (("test", config.test_rows), ("dev", config.dev_rows)):
+    for part, wanted in (("test", 0 if config.test_set else config.test_rows), ("dev", config.dev_rows)):
         for cluster in _take(wanted, list(free), members, rows, _reserved(order, members, rows)):
             del free[cluster]
             for i in members[cluster]:
                 side[i] = part
     return side
+
+
+def group_edges(rows: list[dict]) -> list[tuple[int, int]]:
+    """Pair each row with the first of its "group" (a conversation, a source document), so that a group stays on one side."""
+    first: dict[str, int] = {}
+    edges = [(first.setdefault(row["group"], i), i) for i, row in enumerate(rows) if row.get("group")]
+    return [(i, j) for i, j in edges if i != j]
+
+
+def with_clusters(rows: list[dict], pairs: list[tuple[int, int]]) -> list[dict]:
+    """Name for each row the smallest row that `pairs` connect it with; rows must be sorted by id for that to be the smallest id."""
+    return [{**row, "cluster": rows[first]["id"]} for row, first in zip(rows, connected(len(rows), pairs), strict=True)]
+
+
+def read_test_set(path: Path | str, threshold: float) -> list[dict]:
+    """Read the user's own test set: its conversations as they are, none left out, in order of their ids and with clusters.
+
+    Raises:
+        BadInput: the file is missing, is empty, or has a line that is no conversation ending in an answer.
+    """
+    rows = []
+    for number, row in enumerate(row_files.read_rows(path), 1):
+        if wrong := row_files.problem(row["messages"]):
+            raise BadInput(f"Row {number} of curate.test_set {path} cannot be tested: {wrong}. Correct it there.")
+        kept = {name: row[name] for name in ("group",) if row.get(name)}
+        rows.append(row_files.make_row(row["messages"], row.get("task_type", ""), row.get("source", "")) | kept)
+    if not rows:
+        raise BadInput(f"curate.test_set {path} has no rows. Put in as many as the gates need, or leave curate.test_set out.")
+    rows.sort(key=lambda row: (row["id"], row["source"], row["task_type"]))
+    pairs = [(i, j) for i, j, _ in similar_pairs([row_files.similarity_text(row) for row in rows], threshold)]
+    return with_clusters(rows, pairs + group_edges(rows))
+
+
+def resembling_test_set(rows: list[dict], test: list[dict], threshold: float) -> dict[int, tuple[str, int]]:
+    """Drop rows that resemble, or share a group with, a row of the user's own test set, of which nothing is dropped.
+
+    Gives {place in rows: (reason, place in test of the first that it resembles)}.
+    """
+    owner: dict[str, int] = {}
+    for j, row in enumerate(test):
+        if row.get("group"):
+            owner.setdefault(row["group"], j)
+    dropped = {i: ("same group as the test set", owner[row["group"]]) for i, row in enumerate(rows) if row.get("group") in owner}
+    pairs = similar_to([row_files.similarity_text(row) for row in rows], [row_files.similarity_text(row) for row in test], threshold)
+    return dropped | {i: ("near-duplicate of the test set", j) for i, j in reversed(pairs)}
 
 
 def shuffled(rows: list[dict], seed: int) -> list[int]:
