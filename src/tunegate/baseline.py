@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tunegate import digests, prompts, recipe, results, rows
 from tunegate.errors import BadInput
-from tunegate.evaluate import Measurement, read_split, ref_digest, with_local_file
+from tunegate.evaluate import Measurement, read_split, ref_digest
 from tunegate.gate.policy import Policy
+from tunegate.local_file import with_local_file
 from tunegate.serving import Progress, chat, continue_texts, count_tokens, serve
 from tunegate.steps import Inputs, Result
 

@@ -3,17 +3,16 @@
 `Measurement` asks one running server on behalf of one arm or several; baseline uses it for the base model's arms.
 """
 
-import contextlib
 import json
 import time
 from pathlib import Path
 
 from tunegate import digests, prompts, recipe, results, rows, tasks
 from tunegate.errors import BadInput, Refused
+from tunegate.local_file import read_field, with_local_file
 from tunegate.serving import Progress, Server, chat, identify, serve, token_losses
 from tunegate.serving.client import SAMPLING
 from tunegate.steps import Inputs, Result
-from tunegate.store import MANIFEST, Store, s3
 
 
 def evaluate_step(config: dict, inputs: Inputs, output: Path) -> Result:
@@ -143,44 +142,6 @@ def read_split(data: Path, split: str) -> list[dict]:
     if not found:
         raise BadInput(f"{path} is empty. Give curate more rows, or ask for a smaller split.")
     return found
-
-
-def read_field(path: Path, field: str) -> list[str]:
-    """Read one text field of a JSONL file; texts that occur twice are read once."""
-    if not path.is_file():
-        raise BadInput(f'There is no {path}. It must be a JSONL file of {{"{field}": …}}.')
-    texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            texts.append(json.loads(line)[field])
-        except (ValueError, KeyError, TypeError):
-            raise BadInput(f"{path}, line {number}: not a JSON object with a '{field}'. Mend or remove the line.") from None
-        if not isinstance(texts[-1], str) or not texts[-1].strip():
-            raise BadInput(f"{path}, line {number}: '{field}' is empty or not text. Mend or remove the line.")
-    if not texts:
-        raise BadInput(f'{path} has no lines. It must be a JSONL file of {{"{field}": …}}.')
-    return list(dict.fromkeys(texts))
-
-
-def with_local_file(section, key: str, store: Store, scratch: Path):
-    """Let a section name a file of this machine where it names a `store:<ref>` of one file, or an s3:// address."""
-    address = getattr(section, key) or ""
-    if address.startswith("store:"):
-        files = [path for path in store.get(address.removeprefix("store:")).iterdir() if path.is_file() and path.name != MANIFEST]
-        if len(files) != 1:
-            raise BadInput(f"{key} is {address}, an object with {len(files)} files; it must hold one JSONL file.")
-        return section.model_copy(update={key: str(files[0])})
-    if address.startswith("s3://"):
-        here = scratch / f"{key}.jsonl"
-        bucket, name = s3.split_address(address)
-        with contextlib.closing(s3.s3_client()) as client, s3.explained(address):
-            s3.download(client, bucket, name, here)
-        return section.model_copy(update={key: str(here)})
-    if "://" in address:
-        raise BadInput(f"{key} is {address}; it can be a file, s3:// or store:<ref>. Bring it to one of them.")
-    return section
 
 
 def ref_digest(ref: str) -> str:

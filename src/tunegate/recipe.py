@@ -156,6 +156,7 @@ class Balance(Section):
 class Curate(Section):
     duplicate_jaccard: Share = 0.8  # character 5-gram Jaccard at which rows are near-duplicates (NVIDIA Nemotron curation)
     cluster_jaccard: Share = 0.7  # and at which they must not straddle a split
+    label_conflicts: Literal["drop", "keep"] = "drop"  # rows with one question and several answers; keep them where many answers are right
     dev_rows: Count = 100
     test_rows: Count = 200
     test_set: str | None = None  # JSONL of rows to judge by instead of a part of the data; then only train shrinks

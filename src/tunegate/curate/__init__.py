@@ -1,36 +1,67 @@
-"""Turn rows into train, dev and sealed test: clean, deduplicate, and split so that near-duplicates never straddle.
+"""Turn rows into train, dev and sealed test: clean, without duplicates, and split so that near-duplicates never straddle.
 
 Every row that is dropped keeps its stage and its reason. The same rows, in any order, and the same settings give the same
-bytes.
+bytes, whatever runs the stages and on however many workers.
 """
 
 import json
 import os
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunegate import rows as row_files
-from tunegate.curate import leakage, split, stages
+from tunegate.curate import leakage, split
+from tunegate.curate.clean import check_rows, drop_duplicates
 from tunegate.curate.funnel import Funnel
-from tunegate.curate.near_duplicates import connected, similar_pairs
+from tunegate.curate.preferences import curate_preferences
+from tunegate.curate.row_stages import Context
+from tunegate.curate.training_rows import choose
 from tunegate.digests import canonical_json, sha256, write_atomic
 from tunegate.errors import BadInput, Refused
+from tunegate.local_file import local_file, read_texts
 from tunegate.recipe import Curate, Task
 
 SPLITS = ("train", "dev", "test")
 ROUNDS = 5  # of uniting what MinHash missed; arbitrary: more than one is rare at a Jaccard of 0.7
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What curation may be given beside rows and settings.
+
+    Attributes:
+        base: the base model's directory, or that of its tokenizer alone.
+        held: by name, texts that the model is judged by elsewhere.
+        preferences: a file of preference pairs that ingest wrote.
+    """
+
+    base: Path | None = None
+    held: dict[str, list[str]] = field(default_factory=dict)
+    preferences: Path | None = None
+
+
 def curate_step(config: dict, inputs, output: Path):
     """Write data/ and report/. When too few rows are left, the report still goes to the store, and the sentence names it."""
     from tunegate.steps import Result
 
+    settings, store = Curate(**config["curate"]), inputs.store
+    if settings.test_set:
+        settings = settings.model_copy(update={"test_set": str(local_file(settings.test_set, "test_set", store, output))})
+    held = {"general text": [config["general_text"]] if config["general_text"] else [], "against": settings.decontaminate.against}
+    named = {name: [local_file(file, f"held-{name}-{n}", store, output) for n, file in enumerate(files)] for name, files in held.items()}
+    beside = Beside(
+        # Only IFD needs the weights.
+        base=inputs["base" if settings.quality.ifd.enabled else "tokenizer"],
+        held={name: [text for file in files for text in read_texts(file)] for name, files in named.items() if files},
+        preferences=inputs["rows"] / "preferences.jsonl",
+    )
     try:
-        report = curate(inputs["rows"] / "rows.jsonl", output, Curate(**config["curate"]), Task(**config["task"]))
+        report = curate(inputs["rows"] / "rows.jsonl", output, settings, Task(**config["task"]), beside)
     except BadInput as error:
         if not (output / "report").is_dir():
             raise
-        raise BadInput(f"{error} The report is {inputs.store.put('curate-report', output / 'report')} in {inputs.store.uri}.") from None
+        raise BadInput(f"{error} The report is {store.put('curate-report', output / 'report')} in {store.uri}.") from None
     metrics = {f"rows_{name}": float(report["splits"][name]["rows"]) for name in SPLITS}
     metrics |= {
         "rows_in": float(report["rows_in"]), "clusters_test": float(report["splits"]["test"]["clusters"]),
@@ -40,27 +71,38 @@ def curate_step(config: dict, inputs, output: Path):
     return Result(summary, metrics=metrics, line=describe(report))
 
 
-def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task) -> dict:
+def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, beside: Beside = Beside()) -> dict:  # noqa: B008
     """Curate JSONL files of rows into output/data (train, dev and test.jsonl, curate.json) and output/report.
 
-    Returns the report: rows_in, funnel, clusters, leaked_pairs, splits.
+    Returns the report: rows_in, funnel, off, warnings, clusters, contrastive, leaked_pairs, splits.
 
     Raises:
         BadInput: one cluster is too large, or too few training rows are left; report/ is written then, data/ is not.
         Refused: near-duplicates straddle the split after all.
     """
-    output = Path(output)
+    output, context = Path(output), Context(task, beside.base)
     read = [row for path in (rows if isinstance(rows, list) else [rows]) for row in row_files.read_rows(path)]
     funnel = Funnel(sorted(read, key=lambda row: json.dumps(row, sort_keys=True)))
+    report = {"rows_in": len(read), "funnel": funnel.stages, "off": {}, "warnings": []}
     try:
-        kept, pairs = _clean(funnel, config, task)
-        parts, largest = _split(funnel, kept, pairs, config)
+        kept = check_rows(funnel, config, context, report)
+        test = split.read_test_set(config.test_set, config.cluster_jaccard) if config.test_set else []
+        if test:
+            kept = funnel.stage("test set", kept, _resembling(kept, test, config))
+        kept, pairs, report["contrastive"] = drop_duplicates(funnel, kept, config)
+        parts, largest = _split(kept, pairs, config)
+        parts["test"] = test or parts["test"]
+        held = {name: [row_files.similarity_text(row) for row in parts[name]] for name in ("dev", "test")}
+        held |= {name: [row_files.normalise(text) for text in texts] for name, texts in beside.held.items()}
+        parts["train"] = choose(funnel, parts["train"], held, config, context, report)
+        split.refuse_few_rows(parts, config, funnel.reasons())
     except BadInput:
-        funnel.write(output / "report", {"rows_in": len(read), "funnel": funnel.stages})
+        funnel.write(output / "report", report)
         raise
-    splits, leaked = _write_data(output / "data", parts, config)
-    clusters = {"count": sum(part["clusters"] for part in splits.values()), "largest": largest}
-    report = {"rows_in": len(read), "funnel": funnel.stages, "clusters": clusters, "leaked_pairs": leaked, "splits": splits}
+    pairs = _preferences(beside.preferences, parts, config, funnel, report)
+    splits, leaked = _write_data(output / "data", parts, pairs, config)
+    report["clusters"] = {"count": sum(part["clusters"] for part in splits.values()), "largest": largest}
+    report |= {"leaked_pairs": leaked, "splits": splits}
     funnel.write(output / "report", report)
     return report
 
@@ -73,31 +115,20 @@ def describe(report: dict) -> str:
     )
 
 
-def _clean(funnel: Funnel, config: Curate, task: Task) -> tuple[list[dict], list[tuple[int, int]]]:
-    """Run the stages that drop rows; give what is left and the pairs in it that must stay on one side of the split."""
-    kept = funnel.stage("chat format", funnel.rows, stages.chat_format(funnel.rows, task))
-    # From here on by id, so that the order of the sources does not matter.
-    kept = sorted((row_files.make_row(row["messages"], row.get("task_type", ""), row.get("source", "")) for row in kept), key=_order)
-    kept = funnel.stage("exact duplicates", kept, stages.exact_duplicates(kept))
-    kept = funnel.stage("label conflicts", kept, stages.label_conflicts(kept))
-    texts = [row_files.similarity_text(row) for row in kept]
-    pairs = similar_pairs(texts, min(config.duplicate_jaccard, config.cluster_jaccard))
-    dropped = stages.near_duplicates(kept, pairs, config.duplicate_jaccard)
-    left = [i for i in range(len(kept)) if i not in dropped]
-    place = {i: n for n, i in enumerate(left)}
-    together = [(place[i], place[j]) for i, j, jaccard in pairs if i in place and j in place and jaccard >= config.cluster_jaccard]
-    return funnel.stage("near-duplicates", kept, dropped), together
+def _resembling(kept: list[dict], test: list[dict], config: Curate) -> dict[int, tuple[str, str]]:
+    found = split.resembling_test_set(kept, test, config.cluster_jaccard)
+    return {i: (reason, row_files.similarity_text(test[j])) for i, (reason, j) in found.items()}
 
 
-def _split(funnel: Funnel, kept: list[dict], pairs: list[tuple[int, int]], config: Curate) -> tuple[dict[str, list[dict]], int]:
+def _split(kept: list[dict], pairs: list[tuple[int, int]], config: Curate) -> tuple[dict[str, list[dict]], int]:
     """Split by cluster, and give the parts and the size of the largest cluster.
 
-    MinHash misses about one pair in 6,500 at a Jaccard of 0.7. Those that straddle the split are found by comparing all rows
-    of dev and test with all others; their clusters are united, and the split is made again.
+    MinHash misses about one pair in 6,500 at a Jaccard of 0.7. Those that straddle the split are found by an exact join; their
+    clusters are united, and the split is made again.
     """
+    pairs = pairs + split.group_edges(kept)
     for _ in range(ROUNDS):
-        clusters = connected(len(kept), pairs)
-        grouped = [{**row, "cluster": kept[first]["id"]} for row, first in zip(kept, clusters, strict=True)]
+        grouped = split.with_clusters(kept, pairs)
         largest = split.refuse_large_cluster(grouped, config)
         side = split.assign(grouped, config)
         missed = leakage.straddling_pairs([row_files.similarity_text(row) for row in grouped], side, config.cluster_jaccard)
@@ -105,27 +136,38 @@ def _split(funnel: Funnel, kept: list[dict], pairs: list[tuple[int, int]], confi
             break
         pairs = pairs + missed
     order = split.shuffled(grouped, config.seed)
-    train = [i for i in order if side[i] == "train"]
-    over = split.spread(grouped, train)[config.max_train_rows :] if config.max_train_rows else []
-    rejects = {i: (f"over max_train_rows ({config.max_train_rows:,})", None) for i in over}
-    funnel.stage("split", grouped, rejects)
-    parts = {name: [grouped[i] for i in order if side[i] == name and i not in rejects] for name in SPLITS}
-    split.refuse_few_rows(parts, config, funnel.reasons())
-    return parts, largest
+    return {name: [grouped[i] for i in order if side[i] == name] for name in SPLITS}, largest
 
 
-def _write_data(directory: Path, parts: dict[str, list[dict]], config: Curate) -> tuple[dict, int]:
+def _preferences(file: Path | None, parts: dict[str, list[dict]], config: Curate, funnel: Funnel, report: dict) -> list[dict]:
+    """Give the preference pairs that may be trained on; what is wrong with the others goes to the funnel and the warnings."""
+    if file is None or not file.is_file():
+        return []
+    pairs = list(row_files.read_json_lines(file))
+    if not pairs:
+        return []
+    asked = [row_files.chat(row, "") for name in ("dev", "test") for row in parts[name]]
+    kept, rejected, warnings = curate_preferences(pairs, asked, config, parts["train"])
+    funnel.set_aside(rejected)
+    report["warnings"] += warnings
+    report["preferences"] = {"pairs_in": len(pairs), "pairs": len(kept)}
+    return kept
+
+
+def _write_data(directory: Path, parts: dict[str, list[dict]], pairs: list[dict], config: Curate) -> tuple[dict, int]:
     """Write the splits, check the files as they were written, and only then show them under their name."""
     contents = {name: row_files.to_lines(parts[name]) for name in SPLITS}
     splits = {
         name: {"rows": len(part), "clusters": len({row["cluster"] for row in part}), "digest": sha256(contents[name])}
         for name, part in parts.items()
     }
+    if pairs:
+        contents["preferences"] = row_files.to_lines(pairs)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        for name in SPLITS:
-            write_atomic(partial / f"{name}.jsonl", contents[name])
+        for name, lines in contents.items():
+            write_atomic(partial / f"{name}.jsonl", lines)
         leaked = leakage.count_straddling_files(partial, SPLITS, config.cluster_jaccard)
         if leaked:
             raise Refused(
@@ -138,7 +180,3 @@ def _write_data(directory: Path, parts: dict[str, list[dict]], config: Curate) -
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return splits, leaked
-
-
-def _order(row: dict) -> tuple[str, str, str]:
-    return row["id"], row["source"], row["task_type"]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from tunegate.digests import canonical_json, write_atomic
@@ -39,18 +40,29 @@ class Funnel:
         self.stages.append({"stage": name, "rows_in": len(given), "rows_out": len(kept), "reasons": reasons})
         return kept
 
-    def checked(self, name: str, given: list[dict], outcomes: list) -> list[dict]:
-        """Record a row stage by its outcomes (see row_stages), and give the rows that stay, changed where it changed them."""
+    def checked(self, name: str, given: list[dict], outcomes: list, mask: Callable[[dict], dict] | None = None) -> list[dict]:
+        """Record a row stage by its outcomes (see row_stages), and give the rows that stay, changed where it changed them.
+
+        Args:
+            mask: gives of a row what may be shown, where the reason to drop it is also one not to show it.
+        """
         changed: dict[str, dict] = {}
         after = []
         for row, outcome in zip(given, outcomes, strict=True):
             if isinstance(outcome, dict):
                 _count(changed, "redacted", _example(outcome))
-            after.append(outcome if isinstance(outcome, dict) else row)
+                row = outcome
+            elif isinstance(outcome, str) and mask:
+                row = mask(row)
+            after.append(row)
         kept = self.stage(name, after, {i: (outcome, None) for i, outcome in enumerate(outcomes) if isinstance(outcome, str)})
         if changed:
             self.stages[-1]["changed"] = changed
         return kept
+
+    def set_aside(self, rejected: list[dict]) -> None:
+        """Keep rejects that are no rows: preference pairs, with their stage and reason."""
+        self.rejected += rejected
 
     def reasons(self) -> Counter:
         return Counter(reject["reason"] for reject in self.rejected)

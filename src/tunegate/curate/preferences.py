@@ -11,14 +11,13 @@ import re
 from collections import defaultdict
 
 from tunegate import rows as row_form
-from tunegate.curate.near_duplicates import jaccard, similar_pairs
+from tunegate.curate.near_duplicates import similar_pairs
+from tunegate.curate.stages import near_equal
 from tunegate.digests import canonical_json
 from tunegate.recipe import Curate
 
 STAGE = "preferences"
 PREFIX_CHARACTERS = 20  # arbitrary
-SHORT_CHARACTERS = 20  # below this a changed word changes the answer, whatever its 5-grams share; as for rows
-NEAR_EQUAL = 0.8  # character 5-gram Jaccard; as for rows
 MAX_LONGER_SHARE = 0.6  # of pairs in which the chosen answer is the longer; a model trained on more learns length; arbitrary
 REFUSAL = re.compile(  # of a normalised answer; written from what chat models say, in English only
     r"^(i'm|i am) (very |really )?(sorry|afraid)\b|^sorry\b|^(i'm|i am) (not able|unable) to\b"
@@ -61,13 +60,6 @@ def dedupe_mined(pairs: list[dict]) -> list[dict]:
             kept_texts[prompt].append((chosen, rejected))
             kept.append(pair)
     return kept
-
-
-def near_equal(a: str, b: str) -> bool:
-    """Say whether two normalised answers are the same but for a detail; short ones only when they are equal."""
-    if a == b or min(len(a), len(b)) < SHORT_CHARACTERS:
-        return a == b
-    return jaccard(a, b) >= NEAR_EQUAL
 
 
 def interval(count: int, of: int) -> tuple[float, float]:

@@ -4,25 +4,11 @@ from collections import defaultdict
 
 from tunegate import rows as row_form
 from tunegate.curate.near_duplicates import jaccard
-from tunegate.recipe import Task
 
 Dropped = dict[int, tuple[str, int | None]]
 
-CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches on prose; what still is too long, training drops by tokens
 SHORT_ANSWER_CHARACTERS = 20  # below this a changed word changes the answer, whatever its 5-grams share
-NEAR_EQUAL_ANSWERS = 0.8  # character 5-gram Jaccard; arbitrary, the same as that of near-duplicate rows
-
-
-def chat_format(rows: list[dict], task: Task) -> Dropped:
-    """Drop what is not a conversation ending in an answer, and what cannot fit into task.max_length tokens."""
-    dropped: Dropped = {}
-    most = task.max_length * CHARACTERS_PER_TOKEN
-    for i, row in enumerate(rows):
-        if wrong := row_form.problem(row["messages"]):
-            dropped[i] = (wrong, None)
-        elif sum(len(turn["content"]) for turn in row["messages"]) > most:
-            dropped[i] = (f"longer than {most:,} characters", None)
-    return dropped
+NEAR_EQUAL = 0.8  # character 5-gram Jaccard; arbitrary, the same as that of near-duplicate rows
 
 
 def exact_duplicates(rows: list[dict]) -> Dropped:
@@ -54,12 +40,19 @@ def near_duplicates(rows: list[dict], pairs: list[tuple[int, int, float]], thres
     answers = [row_form.normalise(row_form.answer(row)) for row in rows]
     dropped: Dropped = {}
     for i, j, similarity in pairs:
-        if similarity >= threshold and i not in dropped and j not in dropped and _near_equal(answers[i], answers[j]):
+        if similarity >= threshold and i not in dropped and j not in dropped and near_equal(answers[i], answers[j]):
             dropped[j] = ("near-duplicate", i)
     return dropped
 
 
-def _near_equal(a: str, b: str) -> bool:
+def near_equal(a: str, b: str) -> bool:
+    """Say whether two normalised answers are the same but for a detail; short ones only when they are equal."""
     if a == b or min(len(a), len(b)) < SHORT_ANSWER_CHARACTERS:
         return a == b
-    return jaccard(a, b) >= NEAR_EQUAL_ANSWERS
+    return jaccard(a, b) >= NEAR_EQUAL
+
+
+def contrastive(rows: list[dict], pairs: list[tuple[int, int, float]], threshold: float) -> list[tuple[int, int]]:
+    """Give the pairs of rows that resemble each other and answer differently: a contrast to learn from, or one wrong label."""
+    answers = [row_form.normalise(row_form.answer(row)) for row in rows]
+    return [(i, j) for i, j, similarity in pairs if similarity >= threshold and not near_equal(answers[i], answers[j])]
