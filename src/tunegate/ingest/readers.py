@@ -149,6 +149,7 @@ class _Lines:
 
     def __init__(self, text: io.TextIOWrapper):
         self.text = text
+        self.number = 0
         self.characters = 0  # of the row that is being read, which a line break in quotes continues
 
     def __iter__(self):
@@ -156,6 +157,7 @@ class _Lines:
 
     def __next__(self) -> str:
         line = self.text.readline(MAX_LINE_BYTES + 1)
+        self.number += 1
         self.characters += len(line)
         if self.characters > MAX_LINE_BYTES:
             while line and line[-1] not in "\r\n":
@@ -183,7 +185,7 @@ def _table(delimiter: str):
                 except csv.Error as error:
                     if not header:
                         raise Broken(f"its header cannot be read: {error}") from None
-                    yield Record(reader.line_num, fault=f"not a row of the table: {error}")
+                    yield Record(lines.number, fault=f"not a row of the table: {error}")
                     continue
                 if not fields:
                     continue
@@ -196,7 +198,7 @@ def _table(delimiter: str):
                 if len(fields) != len(header):
                     fault = f"the row has {'more' if len(fields) > len(header) else 'fewer'} fields than the header"
                     value |= {"…": fields[len(header) :]} if len(fields) > len(header) else {}
-                yield Record(reader.line_num, value, fault=fault)
+                yield Record(lines.number, value, fault=fault)
 
     return read
 

@@ -63,8 +63,9 @@ def recognise(record, columns: dict[str, str], source: str) -> Recognised:
         return Recognised(fault=f"not an object with fields but {type(record).__name__}")
     known = record
     if columns and (fields := {ours: record[theirs] for ours, theirs in columns.items() if record.get(theirs) not in (None, "")}):
-        # A mapped field hides what else the record holds, but for what may stand beside it.
-        known = {name: record[name] for name in BESIDE if name in record} | fields
+        # A mapped prompt, answer or conversation hides what else the record holds, but for what may stand beside it.
+        hides = any(name not in BESIDE for name in fields)
+        known = ({name: record[name] for name in BESIDE if name in record} if hides else record) | fields
     try:
         about = {"source": source}
         if not MORE.isdisjoint(known):

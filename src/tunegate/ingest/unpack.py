@@ -14,9 +14,10 @@ from pathlib import Path
 
 MAX_RATIO = 250  # JSON lines of one template reach about 60 with Zstandard; gzip cannot pass 1,032; arbitrary between
 RATIO_FROM_BYTES = 64 * 2**20  # unpacked; below, a high ratio does no harm
-# One call gives all that its input unpacks to: at most 1,032 times as much in gzip (zlib's technical notes), and 128 KiB from
-# each 4 bytes in Zstandard (RFC 8878, 3.1.1.2). Either is at most 32 MiB.
-INPUT_BYTES = {".gz": 16 * 2**10, ".zst": 2**10}
+# One call gives all that its input unpacks to: in Zstandard at most 128 KiB from each 4 bytes (RFC 8878, 3.1.1.2), so 32 MiB;
+# and all that the input would have given is lost when an error is found in it.
+INPUT_BYTES = 1024
+SUFFIXES = (".gz", ".zst")
 BUFFER_BYTES = 2**20
 
 
@@ -33,7 +34,7 @@ def open_plain(path: Path, name: str, max_unpacked: int) -> Iterator[io.Buffered
     """
     suffix = Path(name.lower()).suffix
     with open(path, "rb", buffering=BUFFER_BYTES) as file:
-        if suffix not in INPUT_BYTES:
+        if suffix not in SUFFIXES:
             yield file
         else:
             with io.BufferedReader(_Unpacked(file, suffix, max_unpacked), BUFFER_BYTES) as plain:
@@ -56,38 +57,42 @@ class _Unpacked(io.RawIOBase):
         zstd = zstandard.ZstdDecompressor()
         self.new_part = zstd.decompressobj if suffix == ".zst" else lambda: zlib.decompressobj(wbits=31)
         self.errors = (zlib.error, zstandard.ZstdError)
-        self.file, self.input_bytes, self.max_unpacked = file, INPUT_BYTES[suffix], max_unpacked
-        self.part, self.packed, self.unpacked, self.ready = None, 0, 0, memoryview(b"")
+        self.file, self.max_unpacked = file, max_unpacked
+        self.part, self.packed, self.unpacked, self.ready, self.broken = None, 0, 0, memoryview(b""), ""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
         while not self.ready:
-            piece = self.file.read(self.input_bytes)
-            if not piece:
-                if self.part is not None:
-                    raise Broken("it breaks off in the middle: it was not copied in whole")
+            if self.broken:  # only now, so that what came before is given
+                raise Broken(self.broken)
+            piece = self.file.read(INPUT_BYTES)
+            if piece:
+                self._unpack(piece)
+            elif self.part is None:
                 return 0
-            self.packed += len(piece)
-            self.ready = memoryview(self._unpack(piece))
+            else:
+                self.broken = "it breaks off in the middle: it was not copied in whole"
         given = min(len(buffer), len(self.ready))
         buffer[:given], self.ready = self.ready[:given], self.ready[given:]
         return given
 
-    def _unpack(self, piece: bytes) -> bytes:
+    def _unpack(self, piece: bytes) -> None:
+        self.packed += len(piece)
         made = []
-        while piece:  # a file may be several packed parts, one after the other
+        while piece and not self.broken:  # a file may be several packed parts, one after the other
             self.part = self.part or self.new_part()
             try:
                 made.append(self.part.decompress(piece))
             except self.errors as error:
-                raise Broken(f"it cannot be decompressed: {error}") from None
-            piece = self.part.unused_data if self.part.eof else b""
-            self.part = None if self.part.eof else self.part
-        self.unpacked += sum(map(len, made))
+                self.broken = f"it cannot be decompressed: {error}"
+            else:
+                piece = self.part.unused_data if self.part.eof else b""
+                self.part = None if self.part.eof else self.part
+        self.ready = memoryview(b"".join(made))
+        self.unpacked += len(self.ready)
         if self.unpacked > self.max_unpacked:
-            raise Broken(f"it unpacks to more than {self.max_unpacked / 2**30:g} GiB; data.max_unpacked_gib allows no more")
-        if self.unpacked > RATIO_FROM_BYTES and self.unpacked > MAX_RATIO * self.packed:
-            raise Broken(f"it unpacks to more than {MAX_RATIO} times its size, as a decompression bomb does")
-        return b"".join(made)
+            self.broken = f"it unpacks to more than {self.max_unpacked / 2**30:g} GiB; data.max_unpacked_gib allows no more"
+        elif self.unpacked > RATIO_FROM_BYTES and self.unpacked > MAX_RATIO * self.packed:
+            self.broken = f"it unpacks to more than {MAX_RATIO} times its size, as a decompression bomb does"
