@@ -31,6 +31,7 @@ class Data(Section):
     sources: Annotated[list[str], Field(min_length=1)]  # files, globs, s3://, https://, hf://org/name[@revision][:split]
     columns: dict[str, str] = {}  # our name -> the file's name, where they differ, e.g. {prompt: question}
     max_bad_share: Share = 0.05  # arbitrary: above one bad row in twenty the source itself is suspect
+    max_unpacked_gib: Annotated[float, Field(gt=0)] = 100  # from one gzip or Zstandard file; the rest of it is put aside. Arbitrary
 
 
 class Task(Section):

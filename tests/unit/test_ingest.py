@@ -232,7 +232,9 @@ def test_a_bucket_gives_rows_and_the_base(tmp_path, bucket, base):
     result = ingest_step(config, Inputs({}, bucket), tmp_path / "step")
     assert result.refs["base"] == base_model.mirror(str(base), open_store(str(tmp_path / "local")))
     assert result.line == "2 rows from 2 files, 0 quarantined"
-    assert result.metrics == {"rows_read": 2.0, "rows_quarantined": 0.0, "files": 2.0}
+    assert result.metrics == {
+        "rows_read": 2.0, "preferences_read": 0.0, "labelled_read": 0.0, "rows_quarantined": 0.0, "files": 2.0
+    }  # fmt: skip
     with pytest.raises(BadInput, match="There is no model at s3://bucket/models/none"):
         base_model.mirror("s3://bucket/models/none", bucket)
 
@@ -390,5 +392,7 @@ def test_the_step_writes_rows_and_names_the_base(tmp_path, base):
     config = {"data": {"sources": [stage(store, tmp_path / "a.jsonl")]}, "base_model": stage(store, base)}
     result = ingest_step(config, Inputs({}, store), tmp_path / "out")
     assert f"store:{result.refs['base']}" == config["base_model"]
-    assert sorted(path.name for path in (tmp_path / "out" / "rows").iterdir()) == ["ingest.json", "quarantine.jsonl", "rows.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out" / "rows").iterdir()) == [
+        "ingest.json", "labelled.jsonl", "preferences.jsonl", "quarantine.jsonl", "rows.jsonl"
+    ]  # fmt: skip
     assert result.line == "1 rows from 1 file, 0 quarantined"

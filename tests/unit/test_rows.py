@@ -21,7 +21,7 @@ GOOD = [turn("user", "hi"), turn("assistant", "hello")]
     ("text", "not a list"),
     ([], "not a list"),
     (["text"], "turn 1 has the role None"),
-    ([turn("tool", "x"), *GOOD], "turn 1 has the role 'tool'"),
+    ([turn("tool", "x"), *GOOD], "turn 1 is tool's: it answers no tool call"),
     (GOOD[:1], "last turn is not the assistant's"),
     ([turn("system", "s")], "last turn is not the assistant's"),
     (GOOD[1:], "turn 1 is assistant's"),
@@ -30,7 +30,7 @@ GOOD = [turn("user", "hi"), turn("assistant", "hello")]
     ([turn("user", " \n"), GOOD[1]], "turn 1 is empty"),
     ([turn("user", 5), GOOD[1]], "turn 1 is not text but int"),
     ([GOOD[0], turn("assistant", None)], "turn 2 is not text but NoneType"),
-    ([GOOD[0], {**GOOD[1], "tool_calls": [{}]}], "turn 2 has tool calls"),
+    ([GOOD[0], {**GOOD[1], "tool_calls": [{}]}], "turn 2 has tool calls of an unknown form"),
     ([turn("user", "a\0b"), GOOD[1]], "turn 1 contains a NUL"),
     ([turn("user", "a\ud800b"), GOOD[1]], "half of a surrogate pair"),
 ])  # fmt: skip

@@ -1,20 +1,26 @@
 """Read the sources, validate every row, put bad ones aside with line and reason, and mirror the base model into the store."""
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tunegate import rows
 from tunegate.digests import canonical_json, sha256_file, write_atomic
 from tunegate.errors import BadInput
-from tunegate.ingest import schemas, sources
+from tunegate.ingest import sources
 from tunegate.ingest.base_model import mirror, model_files
+from tunegate.ingest.schemas import Recognised, recognise, refuse_unknown_columns
 from tunegate.recipe import Data
+from tunegate.rows import to_line
 from tunegate.store import Store
 
+KINDS = ("rows", "preferences", "labelled")
 QUARANTINED_CHARACTERS = 500
+REASON_CHARACTERS = 300
+MOST_REASONS = 100  # that are counted by name; others, which hostile data may have without end, are counted together
+BUFFER_BYTES = 2**20
 
 
 def ingest_step(config: dict, inputs, output: Path):
@@ -23,14 +29,25 @@ def ingest_step(config: dict, inputs, output: Path):
 
     base = mirror(config["base_model"], inputs.store)
     report = ingest(Data(**config["data"]), output, inputs.store)
-    metrics = {"rows_read": float(report["rows"]), "rows_quarantined": float(report["quarantined"]), "files": float(len(report["files"]))}
+    metrics = {
+        "rows_read": float(report["rows"]), "preferences_read": float(report["preferences"]), "labelled_read": float(report["labelled"]),
+        "rows_quarantined": float(report["quarantined"]), "files": float(len(report["files"])),
+    }  # fmt: skip
+    return Result(report, {"base": base}, metrics, describe(report))
+
+
+def describe(report: dict) -> str:
     files = f"{len(report['files'])} file{'s' if len(report['files']) > 1 else ''}"
-    line = f"{report['rows']:,} rows from {files}, {report['quarantined']:,} quarantined"
-    return Result(report, {"base": base}, metrics, line)
+    more = [f"{report['preferences']:,} preference pairs"] if report["preferences"] else []
+    more += [f"{report['labelled']:,} labelled answers"] if report["labelled"] else []
+    return ", ".join([f"{report['rows']:,} rows from {files}", *more, f"{report['quarantined']:,} quarantined"])
 
 
 def ingest(data: Data, output: Path, store: Store | None = None) -> dict:
-    """Read all sources into output/rows: rows.jsonl, quarantine.jsonl and ingest.json, which is returned.
+    """Read all sources into output/rows, and return the report, which is ingest.json there.
+
+    Beside it are rows.jsonl, preferences.jsonl and labelled.jsonl (their forms: tunegate.rows), and quarantine.jsonl with
+    the source, line, reason and first characters of each record that is none of these.
 
     Args:
         store: where `store:` sources are; not needed for others.
@@ -39,7 +56,7 @@ def ingest(data: Data, output: Path, store: Store | None = None) -> dict:
         BadInput: a source is missing or not readable, too many rows are bad, or there are none; nothing is written then.
         Unavailable: a source could not be reached.
     """
-    schemas.refuse_unknown_columns(data.columns)
+    refuse_unknown_columns(data.columns)
     directory = Path(output) / "rows"
     partial = directory.with_name(".rows.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -48,6 +65,7 @@ def ingest(data: Data, output: Path, store: Store | None = None) -> dict:
         report, first_bad = _read_all(data, partial, store)
         _refuse_bad(report, first_bad, data)
         report["digest"] = sha256_file(partial / "rows.jsonl")
+        report["digests"] = {kind: sha256_file(partial / f"{kind}.jsonl") for kind in KINDS}
         write_atomic(partial / "ingest.json", canonical_json(report))
         shutil.rmtree(directory, ignore_errors=True)
         os.rename(partial, directory)
@@ -93,46 +111,35 @@ def stage_lines(store: Store, address: str) -> str:
 
 def _read_all(data: Data, directory: Path, store: Store | None) -> tuple[dict, list[str]]:
     files, reasons, first_bad = [], Counter(), []
-    with (
-        open(directory / "rows.jsonl", "wb") as good,
-        open(directory / "quarantine.jsonl", "wb") as bad,
-        tempfile.TemporaryDirectory(prefix="tunegate-ingest-", dir=os.environ.get("TUNEGATE_SCRATCH")) as scratch,
-    ):
+    max_unpacked = int(data.max_unpacked_gib * 2**30)
+    with contextlib.ExitStack() as opened:
+        good = {kind: opened.enter_context(open(directory / f"{kind}.jsonl", "wb", BUFFER_BYTES)) for kind in KINDS}
+        bad = opened.enter_context(open(directory / "quarantine.jsonl", "wb", BUFFER_BYTES))
+        scratch = opened.enter_context(tempfile.TemporaryDirectory(prefix="tunegate-ingest-", dir=os.environ.get("TUNEGATE_SCRATCH")))
         for source in data.sources:
-            for label, records in sources.open_source(source, store, Path(scratch)):
-                found = {"source": label, "rows": 0, "quarantined": 0, "schemas": Counter()}
+            for label, records in sources.open_source(source, store, Path(scratch), max_unpacked):
+                counts, found = Counter(), Counter()
                 for record in records:
-                    row, schema, reason = _row(record, label, data.columns)
-                    if not reason:
-                        good.write(canonical_json(row) + b"\n")
-                        found["rows"] += 1
-                        found["schemas"][schema] += 1
+                    made = Recognised(fault=record.fault) if record.fault else recognise(record.value, data.columns, label)
+                    if not made.fault:
+                        good[made.kind].write(to_line(made.row))
+                        found[made.schema] += 1
+                        counts[made.kind] += 1
                         continue
-                    bad.write(canonical_json({"source": label, "line": record.line, "reason": reason, "text": _shown(record.text)}) + b"\n")
-                    found["quarantined"] += 1
-                    reasons[reason] += 1
+                    reason = _shown(made.fault, REASON_CHARACTERS)
+                    shown = {"source": label, "line": record.line, "reason": reason, "text": _shown(record.text, QUARANTINED_CHARACTERS)}
+                    bad.write(canonical_json(shown) + b"\n")
+                    counts["quarantined"] += 1
+                    reasons[reason if reason in reasons or len(reasons) < MOST_REASONS else "other reasons"] += 1
                     if len(first_bad) < 3:
                         first_bad.append(f"{label}:{record.line} ({reason})")
-                files.append({**found, "schemas": dict(found["schemas"])})
-    report = {
-        "rows": sum(file["rows"] for file in files), "quarantined": sum(file["quarantined"] for file in files),
-        "reasons": dict(reasons), "files": files,
-    }  # fmt: skip
-    return report, first_bad
-
-
-def _row(record, label: str, columns: dict[str, str]) -> tuple[dict | None, str, str]:
-    """Make a row of a record: the row and its schema, or the reason why there is none."""
-    if record.fault:
-        return None, "", record.fault
-    messages, task_type, schema, fault = schemas.recognise(record.value, columns)
-    if fault := fault or rows.problem(messages):
-        return None, schema, fault
-    return rows.make_row(messages, task_type, label), schema, ""
+                files.append({"source": label, **{name: counts[name] for name in (*KINDS, "quarantined")}, "schemas": dict(found)})
+    totals = {name: sum(file[name] for file in files) for name in (*KINDS, "quarantined")}
+    return {**totals, "reasons": dict(reasons), "files": files}, first_bad
 
 
 def _refuse_bad(report: dict, first_bad: list[str], data: Data) -> None:
-    good, bad = report["rows"], report["quarantined"]
+    good, bad = sum(report[kind] for kind in KINDS), report["quarantined"]
     if not good and not bad:
         raise BadInput(f"There are no rows in {', '.join(data.sources)}. Give at least one file with rows.")
     share = bad / (good + bad)
@@ -143,5 +150,5 @@ def _refuse_bad(report: dict, first_bad: list[str], data: Data) -> None:
         )
 
 
-def _shown(text: str) -> str:
-    return text[:QUARANTINED_CHARACTERS].encode("utf-8", "replace").decode()
+def _shown(text: str, characters: int) -> str:
+    return text[:characters].encode("utf-8", "replace").decode()

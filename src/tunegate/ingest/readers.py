@@ -1,28 +1,34 @@
-"""Read the records of one file, a line at a time: JSONL, JSON, Parquet, CSV or TSV, each perhaps in gzip or Zstandard.
+"""Read the records of one file, one at a time: JSONL, JSON, Parquet, CSV or TSV, each perhaps in gzip or Zstandard.
 
-A record that cannot be read is given with its fault; a file that cannot be read at all raises.
+What cannot be read becomes a record with its fault: one line or element, or all that is left where a file breaks off. No
+more is held than one record of MAX_LINE_BYTES, a megabyte or two of buffers, and of Parquet what a row group needs.
+
+Not covered: Parquet whose pages unpack to far more than its footer says.
 """
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tunegate.errors import BadInput
+from tunegate.ingest.decode import decode
+from tunegate.ingest.json_list import split_list
+from tunegate.ingest.unpack import Broken, open_plain, unpacked_file
 
 MAX_LINE_BYTES = 8 * 2**20  # a conversation of a million tokens is half of this
 COMPRESSIONS = (".gz", ".zst")
 TEXT_BYTES = 2000  # 500 characters of any script
+MAX_UNPACKED_BYTES = 100 * 2**30  # as the recipe's data.max_unpacked_gib
+MAX_GROUP_BYTES = 4 * 2**30  # of a Parquet row group, unpacked; pyarrow and Spark write 128 MiB to 1 GiB
+PARQUET_BATCH_ROWS = 64  # a few rows, because each may be large
+BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class Record:
-    """One record: where it is, what it says, and, where it could not be read, the bytes there and why."""
+class Record(NamedTuple):
+    """One record: where it is, what it says, its bytes where it has some, and why it could not be read, if so."""
 
     line: int
     value: object = None
@@ -32,7 +38,7 @@ class Record:
     @property
     def text(self) -> str:
         """Give the beginning of the record, for people."""
-        if self.fault and self.value is None:
+        if self.raw or self.value is None:
             return self.raw[:TEXT_BYTES].decode("utf-8", "replace").strip()
         return json.dumps(self.value, ensure_ascii=False, default=str)[:TEXT_BYTES]
 
@@ -45,38 +51,29 @@ def form(name: str) -> str:
     return path.suffix if path.suffix in READERS else ""
 
 
-def read_file(path: Path, name: str) -> Iterator[Record]:
+def read_file(path: Path, name: str, max_unpacked: int = MAX_UNPACKED_BYTES) -> Iterator[Record]:
     """Read the records of `path`, whose form `name` tells.
 
+    Args:
+        max_unpacked: bytes that a packed file may unpack to.
+
     Raises:
-        BadInput: the form is unknown, the file breaks off, or it is not of the form.
+        BadInput: the form is unknown.
     """
     kind = form(name)
     if not kind:
         raise BadInput(f"{name} has no known form. Known are {', '.join(READERS)}, each also with {' or '.join(COMPRESSIONS)}.")
-    from zstandard import ZstdError
-
+    if not path.stat().st_size:
+        yield Record(1, fault="the file is empty")
+        return
+    last = 0
     try:
-        with _open(path, name) as file:
-            yield from READERS[kind](file, name)
-    except (EOFError, gzip.BadGzipFile, zlib.error, ZstdError) as error:
-        raise BadInput(f"{name} cannot be decompressed: {error}. It is damaged, or was not copied in whole.") from None
-
-
-@contextmanager
-def _open(path: Path, name: str):
-    suffix = Path(name.lower()).suffix
-    if suffix == ".gz":
-        with gzip.open(path, "rb") as file:
-            yield file
-    elif suffix == ".zst":
-        import zstandard
-
-        with open(path, "rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as plain:
-            yield io.BufferedReader(plain, 2**16)
-    else:
-        with open(path, "rb") as file:
-            yield file
+        with open_plain(path, name, max_unpacked) as file:
+            for record in READERS[kind](file, name):
+                last = record.line
+                yield record
+    except Broken as error:
+        yield Record(last + 1, fault=f"the file cannot be read from here on: {error}")
 
 
 def _jsonl(file, name: str) -> Iterator[Record]:
@@ -88,51 +85,87 @@ def _jsonl(file, name: str) -> Iterator[Record]:
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
             yield Record(number, raw=start, fault=f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB")
-        elif line.strip():
-            yield _json_line(number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+        elif not line.isspace():
+            yield _decoded(number, line.removeprefix(BOM) if number == 1 else line)
 
 
-def _json_line(number: int, line: bytes) -> Record:
-    try:
-        return Record(number, json.loads(line.decode("utf-8")))
-    except UnicodeDecodeError:
-        fault = "not UTF-8"
-    except json.JSONDecodeError as error:
-        fault = f"not JSON: {error.msg} at column {error.colno}"
-    except (ValueError, RecursionError):
-        fault = "not JSON that can be read: nested too deep, or a number of thousands of digits"
-    return Record(number, raw=line, fault=fault)
+def _decoded(number: int, data: bytes) -> Record:
+    value, fault = decode(data)
+    return Record(number, value, data, fault)
 
 
 def _json(file, name: str) -> Iterator[Record]:
     """Read a list of records, or, where the file does not begin like one, JSON lines, which many name .json too."""
-    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
-    if not buffered.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        yield from _jsonl(buffered, name)
+    beginning = file.peek(TEXT_BYTES)
+    rest = beginning.removeprefix(BOM).lstrip()
+    if not rest.startswith(b"["):
+        yield from _jsonl(file, name)
         return
-    try:
-        values = json.loads(buffered.read().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{name} is not valid JSON: {error}. Mend it, or write one record a line (.jsonl).") from None
-    for number, value in enumerate(values, 1):
-        yield Record(number, value)
+    file.read(len(beginning) - len(rest))
+    for number, (element, whole) in enumerate(split_list(file, MAX_LINE_BYTES, TEXT_BYTES), 1):
+        if whole:
+            yield _decoded(number, element)
+        else:
+            yield Record(number, raw=element, fault=f"the element is longer than {MAX_LINE_BYTES // 2**20} MiB")
 
 
 def _parquet(file, name: str) -> Iterator[Record]:
+    if Path(name).suffix.lower() in COMPRESSIONS:
+        with unpacked_file(file) as copy:  # Parquet is read from its end
+            yield from _parquet(copy, "")
+        return
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
-        # Parquet is read from its end, so one inside gzip or Zstandard has to be unpacked whole.
-        source = file if Path(name).suffix.lower() not in COMPRESSIONS else pyarrow.BufferReader(file.read())
-        with pyarrow.parquet.ParquetFile(source) as table:
-            for batch in table.iter_batches(batch_size=1000):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Record(number, value)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput(f"{name} is not a Parquet file that can be read: {' '.join(str(error).split())}.") from None
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for group in range(table.num_row_groups):
+                if (unpacked := table.metadata.row_group(group).total_byte_size) > MAX_GROUP_BYTES:
+                    raise Broken(f"a row group unpacks to {unpacked / 2**30:.1f} GiB; write smaller ones")
+                for batch in table.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group]):
+                    for record in _batch(batch, number):
+                        number = record.line
+                        yield record
+    except (pyarrow.ArrowException, OSError, RecursionError) as error:
+        raise Broken(f"it is not Parquet that can be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def _batch(batch, number: int) -> Iterator[Record]:
+    if batch.nbytes <= MAX_LINE_BYTES:
+        for place, value in enumerate(batch.to_pylist(), number + 1):
+            yield Record(place, value)
+        return
+    for place in range(batch.num_rows):
+        one = batch.slice(place, 1)
+        if one.nbytes > MAX_LINE_BYTES:
+            yield Record(number + place + 1, fault=f"the row is longer than {MAX_LINE_BYTES // 2**20} MiB")
+        else:
+            yield Record(number + place + 1, one.to_pylist()[0])
+
+
+class _Lines:
+    """The lines of a table, for csv.reader, which goes on after the exception of a row that is too long."""
+
+    def __init__(self, text: io.TextIOWrapper):
+        self.text = text
+        self.number = 0
+        self.characters = 0  # of the row that is being read, which a line break in quotes continues
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        line = self.text.readline(MAX_LINE_BYTES + 1)
+        self.number += 1
+        self.characters += len(line)
+        if self.characters > MAX_LINE_BYTES:
+            while line and line[-1] not in "\r\n":
+                line = self.text.readline(MAX_LINE_BYTES)
+            raise csv.Error(f"it is longer than {MAX_LINE_BYTES // 2**20} MiB")
+        if not line:
+            raise StopIteration
+        return line
 
 
 def _table(delimiter: str):
@@ -140,22 +173,32 @@ def _table(delimiter: str):
         csv.field_size_limit(MAX_LINE_BYTES)
         # Bytes that are not UTF-8 become lone surrogates, which no valid row holds.
         with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-            reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+            lines = _Lines(text)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            header: list[str] = []
             while True:
+                lines.characters = 0
                 try:
-                    value = next(reader)
+                    fields = next(reader)
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    yield Record(reader.line_num, fault=f"not a row of the table: {error}")
+                    if not header:
+                        raise Broken(f"its header cannot be read: {error}") from None
+                    yield Record(lines.number, fault=f"not a row of the table: {error}")
                     continue
-                if None in value:  # where DictReader puts what is left over
-                    extra = value.pop(None)
-                    yield Record(reader.line_num, value | {"…": extra}, fault="the row has more fields than the header")
-                elif None in value.values():
-                    yield Record(reader.line_num, value, fault="the row has fewer fields than the header")
-                else:
-                    yield Record(reader.line_num, value)
+                if not fields:
+                    continue
+                if not header:
+                    header = fields
+                    if twice := next((repr(column) for column in header if column and header.count(column) > 1), ""):
+                        raise Broken(f"its header has the column {twice} twice")
+                    continue
+                value, fault = dict(zip(header, fields, strict=False)), ""
+                if len(fields) != len(header):
+                    fault = f"the row has {'more' if len(fields) > len(header) else 'fewer'} fields than the header"
+                    value |= {"…": fields[len(header) :]} if len(fields) > len(header) else {}
+                yield Record(lines.number, value, fault=fault)
 
     return read
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tunegate.errors import BadInput, Unavailable
-from tunegate.ingest.readers import Record, form, read_file
+from tunegate.ingest.readers import MAX_UNPACKED_BYTES, Record, form, read_file
 from tunegate.store import MANIFEST, Store
 from tunegate.store.s3 import download, explained, list_keys, s3_client, split_address
 
@@ -18,50 +18,50 @@ Opened = Iterator[tuple[str, Iterator[Record]]]
 HTTP_SECONDS = 60.0
 
 
-def open_source(source: str, store: Store | None, scratch: Path) -> Opened:
+def open_source(source: str, store: Store | None, scratch: Path, max_unpacked: int = MAX_UNPACKED_BYTES) -> Opened:
     """Give (label, records) for each file of a source; a label names the file in rows and in errors."""
     if source.startswith("hf://"):
         yield source, read_hub(source)
     elif source.startswith("store:"):
         if store is None:
             raise BadInput(f"The source {source} is in a store. Run the recipe with `tunegate run`, which knows the store.")
-        yield from _below(store.get(source.removeprefix("store:")), source)
+        yield from _below(store.get(source.removeprefix("store:")), source, max_unpacked)
     elif source.startswith("s3://"):
-        yield from _from_bucket(source, scratch)
+        yield from _from_bucket(source, scratch, max_unpacked)
     elif source.startswith("https://"):
-        yield source, _downloaded(source, scratch)
+        yield source, _downloaded(source, scratch, max_unpacked)
     elif "://" in source:
         raise BadInput(f"The source {source} is of no known kind. Known are files, s3://, https:// and hf://.")
     else:
-        yield from _local(source)
+        yield from _local(source, max_unpacked)
 
 
-def _local(source: str) -> Opened:
+def _local(source: str, max_unpacked: int) -> Opened:
     path = Path(source)
     if path.is_dir():
-        yield from _below(path, source)
+        yield from _below(path, source, max_unpacked)
     elif path.is_file():
-        yield source, read_file(path, path.name)
+        yield source, read_file(path, path.name, max_unpacked)
     elif glob.has_magic(source):
         files = sorted(found for found in glob.glob(source, recursive=True) if Path(found).is_file())
         if not files:
             raise BadInput(f"No file matches the source {source}. Paths in a recipe are relative to the recipe.")
         for found in files:
-            yield found, read_file(Path(found), Path(found).name)
+            yield found, read_file(Path(found), Path(found).name, max_unpacked)
     else:
         raise BadInput(f"The source {source} does not exist. Paths in a recipe are relative to the recipe.")
 
 
-def _below(directory: Path, source: str) -> Opened:
+def _below(directory: Path, source: str, max_unpacked: int) -> Opened:
     """Give the files of a directory whose form is known, named by their path in it."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and form(path.name) and path.name != MANIFEST)
     if not files:
         raise BadInput(f"{source} holds no file of a known form, such as .jsonl or .parquet.")
     for path in files:
-        yield path.relative_to(directory).as_posix(), read_file(path, path.name)
+        yield path.relative_to(directory).as_posix(), read_file(path, path.name, max_unpacked)
 
 
-def _from_bucket(source: str, scratch: Path) -> Opened:
+def _from_bucket(source: str, scratch: Path, max_unpacked: int) -> Opened:
     bucket, start = split_address(source)
     with contextlib.closing(s3_client()) as client:
         with explained(source):
@@ -76,10 +76,10 @@ def _from_bucket(source: str, scratch: Path) -> Opened:
             label = f"s3://{bucket}/{key}"
             with explained(label):
                 download(client, bucket, key, here)
-            yield label, read_file(here, Path(key).name)
+            yield label, read_file(here, Path(key).name, max_unpacked)
 
 
-def _downloaded(url: str, scratch: Path) -> Iterator[Record]:
+def _downloaded(url: str, scratch: Path, max_unpacked: int) -> Iterator[Record]:
     import httpx
 
     here = scratch / "download"
@@ -96,7 +96,7 @@ def _downloaded(url: str, scratch: Path) -> Iterator[Record]:
         raise BadInput(f"{url} is not an address: {error}.") from None
     except httpx.HTTPError as error:
         raise Unavailable(f"{url} cannot be read: {error or type(error).__name__}. Check the network, then try again.") from None
-    yield from read_file(here, Path(unquote(urlsplit(url).path)).name)
+    yield from read_file(here, Path(unquote(urlsplit(url).path)).name, max_unpacked)
 
 
 def read_hub(source: str) -> Iterator[Record]:
