@@ -57,8 +57,10 @@ def tunegate(
     image_data: str = DATA_IMAGE,
     image_train: str = TRAIN_IMAGE,
     image_serve: str = SERVE_IMAGE,
+    image_curate: str = DATA_IMAGE,
     gpu_type: str = "nvidia.com/gpu",
     gpus: int = 1,
+    gpus_curate: int = 0,
     cpu: str = "8",
     memory: str = "64Gi",
     secret: str = "tunegate",
@@ -70,8 +72,10 @@ def tunegate(
         image_data: image of the steps that need no accelerator.
         image_train: image of sft, prefer and merge.
         image_serve: image of baseline, evaluate and deploy.
+        image_curate: image of curate; the training image where it scores rows with the base model (IFD).
         gpu_type: resource name of the accelerator.
         gpus: accelerators for each step that trains, or serves the model under test.
+        gpus_curate: accelerators for curate, where it scores rows with the base model.
         cpu: cores for each step that trains, merges or serves the model under test.
         memory: memory for each step that trains, merges or serves the model under test.
         secret: Kubernetes secret with the credentials of the store, of MLflow and of the model hub.
@@ -91,7 +95,13 @@ def tunegate(
     with dsl.ExitHandler(light(report(recipe=recipe), cache=False)):
         config = light(plan(recipe=recipe), cache=False).outputs
         raw = light(ingest(config=config["ingest"])).outputs
-        curated = light(curate(config=config["curate"], rows=raw["rows"])).outputs
+        curated = _prepare(
+            curate(
+                config=config["curate"], rows=raw["rows"], base=raw["base"], tokenizer=raw["tokenizer"],
+                resources=f"{gpus_curate} x {gpu_type}",
+            ).set_accelerator_type(gpu_type).set_accelerator_limit(gpus_curate),
+            image_curate, secret,
+        ).outputs  # fmt: skip
         prompted = heavy(
             baseline(config=config["baseline"], base=raw["base"], data=curated["data"], resources=resources),
             image_serve, cache=False,

@@ -12,13 +12,16 @@ from components import DATA_IMAGE
 def curate(
     config: str,
     rows: str,
+    base: str,
+    tokenizer: str,
+    resources: str,
     splits: Output[Dataset],
     metrics: Output[Metrics],
 ) -> NamedTuple("Curated", [("data", str), ("report", str)]):
     """Deduplicate and split by near-duplicate cluster; return the references of the splits and of the report."""
     from tunegate import steps
 
-    result = steps.run("curate", config, rows=rows)
+    result = steps.run("curate", config, rows=rows, base=base, tokenizer=tokenizer)
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
     splits.metadata["ref"] = result["data"]

@@ -13,12 +13,12 @@ def ingest(
     config: str,
     snapshot: Output[Dataset],
     metrics: Output[Metrics],
-) -> NamedTuple("Ingested", [("rows", str), ("base", str)]):
-    """Validate every row of every source; return the references of the rows and of the base model."""
+) -> NamedTuple("Ingested", [("rows", str), ("base", str), ("tokenizer", str)]):
+    """Validate every row of every source; return the references of the rows, the base model and its tokenizer."""
     from tunegate import steps
 
     result = steps.run("ingest", config)
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
     snapshot.metadata["ref"] = result["rows"]
-    return result["rows"], result["base"]
+    return result["rows"], result["base"], result["tokenizer"]

@@ -80,18 +80,22 @@ def ingest(
 
 @app.command(rich_help_panel=PANEL)
 def curate(
-    rows: Annotated[list[Path], typer.Argument(metavar="ROWS...", help="rows.jsonl files that ingest wrote.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Files, globs, hf://, s3:// or https://; any known form.", show_default=False)
+    ],
     output: Output,
+    base: Annotated[
+        Path | None, typer.Option(help="Base model directory: its tokenizer counts, and IFD runs on it.", exists=True, file_okay=False)
+    ] = None,
     recipe: RecipeOption = None,
     set_: SetOption = NOTHING,
 ):
-    """Deduplicate rows and split them by near-duplicate cluster into data/; say in report/ what was dropped and why."""
-    from tunegate.curate import curate as work
-    from tunegate.curate import describe
+    """Clean, deduplicate and split data into train, dev and test.jsonl; rejected.jsonl and report.html say what was dropped and why."""
+    from tunegate.curate.files import curate_files
 
     s = settings(recipe, set_)
-    say(describe(work(rows, empty(output), s.curate, s.task)))
-    say(f"written to {output}/data and {output}/report")
+    say(curate_files(sources, empty(output), s, base))
+    say(f"written to {output}")
 
 
 @app.command(rich_help_panel=PANEL)

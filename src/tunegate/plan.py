@@ -22,7 +22,7 @@ from tunegate.store import Store, open_store
 
 SECTIONS = {
     "ingest": ("data", "base_model"),
-    "curate": ("curate", "task"),
+    "curate": ("curate", "task", "general_text"),
     "baseline": ("baseline", "task", "evaluate", "serve", "policy"),
     "sft": ("sft", "task"),
     "prefer": ("prefer", "task", "sft"),
@@ -94,6 +94,7 @@ def slices(recipe: Recipe) -> dict[str, str]:
     """Give the canonical configuration string of each step."""
     document = recipe.model_dump(mode="json", by_alias=True)
     document["recipe_name"] = recipe.name
+    document["general_text"] = recipe.evaluate.general_text  # curate reads nothing else of that section
     return {
         step: canonical_json(
             {"store": recipe.store, "code": steps.code_of(step), "config": {section: document[section] for section in sections}}
@@ -129,8 +130,9 @@ def _check_sources(recipe: Recipe, store: Store, found: Plan) -> None:
             found.unchecked.append(f"the source {source}, which ingest reads")
         else:
             here += 1
-    if recipe.baseline.replay_prompts:
-        locate(store, recipe.baseline.replay_prompts)
+    for named in (recipe.baseline.replay_prompts, recipe.curate.test_set, *recipe.curate.decontaminate.against):
+        if named:
+            locate(store, named)
     found.facts.append(("sources", f"{len(recipe.data.sources)}, of which {here} are here"))
 
 

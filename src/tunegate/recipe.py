@@ -17,6 +17,9 @@ from tunegate.errors import BadInput
 from tunegate.gate.policy import Policy
 from tunegate.validation import explain, read_yaml
 
+NAMES_OF_FILES = (
+    "base_model", "data.sources", "curate.test_set", "curate.decontaminate.against", "baseline.replay_prompts", "evaluate.general_text",
+)  # fmt: skip
 MAX_RECIPE_BYTES = 32 * 1024  # the recipe is one KFP parameter; a command-line argument on Linux holds 128 KiB in all
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -365,13 +368,14 @@ def _resolve_paths(document: dict, base: Path) -> None:
             return os.path.normpath(base / os.path.expanduser(value))
         return value
 
-    for section, key in (("baseline", "replay_prompts"), ("evaluate", "general_text")):
-        if isinstance(document.get(section), dict) and key in document[section]:
-            document[section][key] = absolute(document[section][key])
-    if isinstance(document.get("data"), dict) and isinstance(document["data"].get("sources"), list):
-        document["data"]["sources"] = [absolute(source) for source in document["data"]["sources"]]
-    if "base_model" in document:
-        document["base_model"] = absolute(document["base_model"])
+    for path in NAMES_OF_FILES:
+        *sections, key = path.split(".")
+        section = document
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict) and key in section:
+            value = section[key]
+            section[key] = [absolute(one) for one in value] if isinstance(value, list) else absolute(value)
     if isinstance(document.get("policy"), str):
         path = Path(absolute(document["policy"]))
         if not path.is_file():

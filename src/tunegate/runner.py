@@ -24,7 +24,7 @@ from tunegate.recipe import Recipe, dump_recipe
 from tunegate.store import Store, open_store
 
 COMPILED = Path(__file__).with_name("pipeline.yaml")
-IMAGES = ("image_data", "image_train", "image_serve")
+IMAGES = ("image_data", "image_train", "image_serve")  # that `submit` takes
 
 # What kfp's executor and local runner say about themselves; a step's own lines are what people wait for.
 KFP_NOISE = re.compile(r"^(\[KFP Executor|-{20,}$|\s*$)")
@@ -83,7 +83,7 @@ def submit(recipe: Recipe, host: str, images: dict[str, str], resources: dict | 
     text = dump_recipe(stage_local(recipe, open_store(recipe.store)))
     wanted = recipe.resources
     arguments = {
-        "recipe": text, **images,
+        "recipe": text, **images, **_for_curate(recipe, images),
         "gpu_type": wanted.gpu_type, "gpus": wanted.gpus, "cpu": f"{wanted.cpus:g}", "memory": f"{wanted.memory_gib:g}Gi",
         **(resources or {}),
     }  # fmt: skip
@@ -95,6 +95,13 @@ def submit(recipe: Recipe, host: str, images: dict[str, str], resources: dict | 
     except Exception as error:
         raise Unavailable(f"No run was started on {host}: {_first_line(error)}. Check the address and your login there.") from error
     return f"{host.rstrip('/')}/#/runs/details/{run.run_id}"
+
+
+def _for_curate(recipe: Recipe, images: dict[str, str]) -> dict:
+    """Give curate the training image and accelerators where the recipe lets it run the base model."""
+    if not recipe.curate.quality.ifd.enabled:
+        return {"image_curate": images["image_data"]}
+    return {"image_curate": images["image_train"], "gpus_curate": recipe.resources.gpus}
 
 
 def stage_local(recipe: Recipe, store: Store) -> Recipe:
@@ -115,6 +122,12 @@ def stage_local(recipe: Recipe, store: Store) -> Recipe:
     return recipe.model_copy(update={
         "base_model": staged(recipe.base_model),
         "data": recipe.data.model_copy(update={"sources": sources}),
+        "curate": recipe.curate.model_copy(update={
+            "test_set": staged_lines(recipe.curate.test_set),
+            "decontaminate": recipe.curate.decontaminate.model_copy(update={
+                "against": [staged_lines(address) for address in recipe.curate.decontaminate.against],
+            }),
+        }),
         "baseline": recipe.baseline.model_copy(update={"replay_prompts": staged_lines(recipe.baseline.replay_prompts)}),
         "evaluate": recipe.evaluate.model_copy(update={"general_text": staged_lines(recipe.evaluate.general_text)}),
     })  # fmt: skip

@@ -9,8 +9,8 @@ from tunegate import recipe, results
 from tunegate.baseline import baseline, baseline_step, whole_sentences
 from tunegate.errors import BadInput, Refused
 from tunegate.evaluate import chat_template_sha256, evaluate, evaluate_step
-from tunegate.local_file import read_field, with_local_file
 from tunegate.gate.policy import Policy
+from tunegate.local_file import read_field, with_local_file
 from tunegate.steps import Inputs
 from tunegate.store import open_store, s3
 

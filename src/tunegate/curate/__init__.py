@@ -21,6 +21,7 @@ from tunegate.digests import canonical_json, sha256, write_atomic
 from tunegate.errors import BadInput, Refused
 from tunegate.local_file import local_file, read_texts
 from tunegate.recipe import Curate, Task
+from tunegate.store import Store
 
 SPLITS = ("train", "dev", "test")
 ROUNDS = 5  # of uniting what MinHash missed; arbitrary: more than one is rare at a Jaccard of 0.7
@@ -48,12 +49,10 @@ def curate_step(config: dict, inputs, output: Path):
     settings, store = Curate(**config["curate"]), inputs.store
     if settings.test_set:
         settings = settings.model_copy(update={"test_set": str(local_file(settings.test_set, "test_set", store, output))})
-    held = {"general text": [config["general_text"]] if config["general_text"] else [], "against": settings.decontaminate.against}
-    named = {name: [local_file(file, f"held-{name}-{n}", store, output) for n, file in enumerate(files)] for name, files in held.items()}
     beside = Beside(
         # Only IFD needs the weights.
         base=inputs["base" if settings.quality.ifd.enabled else "tokenizer"],
-        held={name: [text for file in files for text in read_texts(file)] for name, files in named.items() if files},
+        held=held_texts(settings, config["general_text"], store, output),
         preferences=inputs["rows"] / "preferences.jsonl",
     )
     try:
@@ -105,6 +104,15 @@ def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, be
     report |= {"leaked_pairs": leaked, "splits": splits}
     funnel.write(output / "report", report)
     return report
+
+
+def held_texts(config: Curate, general_text: str | None, store: Store | None, scratch: Path) -> dict[str, list[str]]:
+    """Read the texts beside dev and test that a model is judged by: those of the recipe's evaluation, and those it names."""
+    named = {"general text": [general_text] if general_text else [], "against": config.decontaminate.against}
+    return {
+        name: [text for n, file in enumerate(files) for text in read_texts(local_file(file, f"{name}-{n}", store, scratch))]
+        for name, files in named.items()
+    }
 
 
 def describe(report: dict) -> str:

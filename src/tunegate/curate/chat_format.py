@@ -57,8 +57,10 @@ def check(rows: list[dict], config: Curate, context: Context) -> list[Outcome]:
 
 
 def _problem(row: dict, config: Curate, tokens: ChatTokens | None) -> str:
-    if wrong := row_form.problem(row["messages"]):
+    if wrong := row_form.problem(row["messages"], row.get("tools")):
         return wrong
+    if row.get("tools") or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in row["messages"]):
+        return "has tools, which training and evaluation do not render"
     if config.chat_format.special_tokens:
         for turn in row["messages"]:
             if token := _control_token(turn["content"], tokens):

@@ -27,12 +27,13 @@ def check_rows(funnel: Funnel, config: Curate, context: Context, report: dict) -
             kept = funnel.checked(name, kept, outcomes, _mask(stage, config, context) if name in MASKED else None)
             if (note := getattr(stage, "note", None)) and (said := note(config, context)):
                 report["warnings"].append(said)
+    kept = [row_form.make_row(row["messages"], *(row.get(name, "") for name in ("task_type", "source", "tools", "group"))) for row in kept]
     # From here on by id, so that the order of the sources does not matter.
     return sorted(kept, key=lambda row: (row["id"], row["source"], row["task_type"]))
 
 
 def drop_duplicates(funnel: Funnel, kept: list[dict], config: Curate) -> tuple[list[dict], list[tuple[int, int]], dict]:
-    """Drop duplicates and label conflicts; give what is left, the pairs in it that must stay on one side of the split, and the contrasts."""
+    """Drop duplicates and label conflicts; give what is left, the pairs in it that belong on one side, and a count of contrasts."""
     kept = funnel.stage("exact duplicates", kept, stages.exact_duplicates(kept))
     if config.label_conflicts == "drop":
         kept = funnel.stage("label conflicts", kept, stages.label_conflicts(kept))

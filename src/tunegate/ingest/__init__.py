@@ -10,7 +10,7 @@ from pathlib import Path
 from tunegate.digests import canonical_json, sha256_file, write_atomic
 from tunegate.errors import BadInput
 from tunegate.ingest import sources
-from tunegate.ingest.base_model import mirror, model_files
+from tunegate.ingest.base_model import copy_tokenizer, mirror, model_files
 from tunegate.ingest.schemas import Recognised, recognise, refuse_unknown_columns
 from tunegate.recipe import Data
 from tunegate.rows import to_line
@@ -24,10 +24,11 @@ BUFFER_BYTES = 2**20
 
 
 def ingest_step(config: dict, inputs, output: Path):
-    """Write rows/ and give the reference of the mirrored base model as `base`."""
+    """Write rows/ and tokenizer/, and give the reference of the mirrored base model as `base`."""
     from tunegate.steps import Result
 
     base = mirror(config["base_model"], inputs.store)
+    copy_tokenizer(inputs.store.get(base), output / "tokenizer")
     report = ingest(Data(**config["data"]), output, inputs.store)
     metrics = {
         "rows_read": float(report["rows"]), "preferences_read": float(report["preferences"]), "labelled_read": float(report["labelled"]),

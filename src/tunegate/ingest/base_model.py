@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def mirror(address: str, store: Store) -> str:
         for file in model_files(here):  # without the hub client's own notes
             (files / file.name).symlink_to(file)
         return store.put("base", files)
+
+
+def copy_tokenizer(base: Path, output: Path) -> None:
+    """Copy all of a model but its weights: what renders and counts tokens is small, and steps that need no more take this."""
+    output.mkdir()
+    for file in model_files(base):
+        if file.suffix != ".safetensors":
+            shutil.copyfile(file, output / file.name)
 
 
 def model_files(directory: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from tunegate.errors import Refused
 from tunegate.steps import Result
 
 OUTPUTS = {
-    "ingest": ["rows", "base"],
+    "ingest": ["rows", "base", "tokenizer"],
     "curate": ["data", "report"],
     "baseline": ["results", "replay"],
     "sft": ["adapter"],
