@@ -216,15 +216,16 @@ def test_nothing_is_left_of_a_run_that_fails(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def peak_mib(tmp_path: Path, source: Path) -> tuple[dict, float]:
+def peak_mib(tmp_path: Path, source: Path, max_bad_share: float = 0.9) -> tuple[dict, float]:
     """Ingest in a process of its own; give the report and the most memory that it held."""
     program = (
         "import json, sys; from pathlib import Path; from tunegate.ingest import ingest; from tunegate.recipe import Data\n"
-        "report = ingest(Data(sources=[sys.argv[1]], max_bad_share=0.9), Path(sys.argv[2]))\n"
+        "report = ingest(Data(sources=[sys.argv[1]], max_bad_share=float(sys.argv[3])), Path(sys.argv[2]))\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "print(json.dumps([report, int(peak.split()[1]) / 1024]))"
     )
-    ran = subprocess.run([sys.executable, "-c", program, source, tmp_path / "out"], capture_output=True, text=True, check=True)
+    arguments = [source, tmp_path / "out", str(max_bad_share)]
+    ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     return tuple(json.loads(ran.stdout))
 
 
@@ -251,6 +252,16 @@ def test_a_bomb_is_no_spike_of_memory(tmp_path, name):
     (tmp_path / "a" / "good.jsonl").write_bytes((PAIR + b"\n") * 10)
     report, peak = peak_mib(tmp_path, tmp_path / "a")
     assert report["rows"] == 11 and peak < MAX_RSS_MIB
+
+
+def test_a_parquet_dictionary_is_no_spike_of_memory(tmp_path):
+    table = {"prompt": ["p" * 9 * MIB] * 60 + ["a"], "completion": ["x"] * 61}
+    data = parquet(table, compression="zstd", dictionary_pagesize_limit=2**30)
+    assert len(data) < MIB, "each value is there once"
+    (tmp_path / "a.parquet").write_bytes(data)
+    report, peak = peak_mib(tmp_path, tmp_path / "a.parquet", max_bad_share=1)
+    assert (report["rows"], report["quarantined"]) == (1, 60)
+    assert peak < MAX_RSS_MIB + 4 * readers.BATCH_BYTES / MIB
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Read the records of one file, one at a time: JSONL, JSON, Parquet, CSV or TSV, each perhaps in gzip or Zstandard.
 
 What cannot be read becomes a record with its fault: one line or element, or all that is left where a file breaks off. No
-more is held than one record of MAX_LINE_BYTES, a megabyte or two of buffers, and of Parquet what a row group needs.
+more is held than one record of MAX_LINE_BYTES, a megabyte or two of buffers, and of Parquet some pages and BATCH_BYTES.
 
 Not covered: Parquet whose pages unpack to far more than its footer says.
 """
@@ -23,7 +23,7 @@ COMPRESSIONS = (".gz", ".zst")
 TEXT_BYTES = 2000  # 500 characters of any script
 MAX_UNPACKED_BYTES = 100 * 2**30  # as the recipe's data.max_unpacked_gib
 MAX_GROUP_BYTES = 4 * 2**30  # of a Parquet row group, unpacked; pyarrow and Spark write 128 MiB to 1 GiB
-PARQUET_BATCH_ROWS = 64  # a few rows, because each may be large
+BATCH_ROWS, BATCH_BYTES = 64, 128 * 2**20  # of Parquet decoded at once; pyarrow needs up to four times as much for it
 BOM = b"\xef\xbb\xbf"
 
 
@@ -123,10 +123,13 @@ def _parquet(file, name: str) -> Iterator[Record]:
             for group in range(table.num_row_groups):
                 if (unpacked := table.metadata.row_group(group).total_byte_size) > MAX_GROUP_BYTES:
                     raise Broken(f"a row group unpacks to {unpacked / 2**30:.1f} GiB; write smaller ones")
-                for batch in table.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group]):
+                # With a dictionary, which holds a value once, each row may decode to as much as the whole group unpacks to.
+                most = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, unpacked)))
+                for batch in table.iter_batches(most, row_groups=[group]):
                     for record in _batch(batch, number):
                         number = record.line
                         yield record
+                    del batch  # before the next is decoded
     except (pyarrow.ArrowException, OSError, RecursionError) as error:
         raise Broken(f"it is not Parquet that can be read: {' '.join(str(error).split())[:200]}") from None
 
