@@ -71,10 +71,11 @@ def ingest(
     set_: SetOption = NOTHING,
 ):
     """Read files of rows; keep the good ones as rows/rows.jsonl and the bad ones, with reasons, as rows/quarantine.jsonl."""
+    from tunegate.ingest import describe
     from tunegate.ingest import ingest as work
 
     report = work(settings(recipe, set_).data.model_copy(update={"sources": sources}), empty(output))
-    say(f"{report['rows']:,} rows, {report['quarantined']:,} quarantined")
+    say(describe(report))
     say(f"written to {output}/rows")
 
 

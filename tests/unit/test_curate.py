@@ -68,12 +68,13 @@ def test_each_reason_to_drop_a_row(tmp_path):
         "exact duplicate": 1, "label conflict": 2, "near-duplicate": 1,
     }  # fmt: skip
     assert [stage["stage"] for stage in report["funnel"]] == [
-        "chat format", "exact duplicates", "label conflicts", "near-duplicates", "split"
+        "chat format", "secrets", "personal data", "repetition", "rubric", "exact duplicates", "label conflicts", "near-duplicates",
+        "decontamination", "selection",
     ]  # fmt: skip
     assert report["funnel"][0]["rows_in"] == report["rows_in"] == 108
     for before, after in zip(report["funnel"], report["funnel"][1:], strict=False):
         assert after["rows_in"] == before["rows_out"] == before["rows_in"] - sum(r["count"] for r in before["reasons"].values())
-    near = report["funnel"][3]["reasons"]["near-duplicate"]
+    near = next(stage for stage in report["funnel"] if stage["stage"] == "near-duplicates")["reasons"]["near-duplicate"]
     assert near["count"] == 1 and long in near["examples"][0] and "   like   " in near["examples"][0]
     kept = {r["id"] for part in ("train", "dev", "test") for r in rows.read_rows(tmp_path / "out" / "data" / f"{part}.jsonl")}
     assert found["near-duplicate"][0]["like"] in kept and found["near-duplicate"][0]["id"] not in kept
@@ -181,8 +182,11 @@ def test_a_split_that_leaks_after_all_is_refused(tmp_path, monkeypatch):
 def test_the_step_gives_metrics_and_keeps_the_report_of_a_refusal(tmp_path):
     store = open_store(str(tmp_path / "store"))
     rows.write_rows(tmp_path / "in" / "rows.jsonl", unlike(60))
-    inputs = Inputs({"rows": store.put("ingest-rows", tmp_path / "in")}, store)
-    config = {"curate": {"dev_rows": 5, "test_rows": 10, "min_train_rows": 45}, "task": {"max_length": 64}}
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "config.json").write_text("{}")
+    refs = {"rows": store.put("ingest-rows", tmp_path / "in"), "tokenizer": store.put("ingest-tokenizer", tmp_path / "tokenizer")}
+    inputs = Inputs(refs, store)
+    config = {"curate": {"dev_rows": 5, "test_rows": 10, "min_train_rows": 45}, "task": {"max_length": 64}, "general_text": None}
     result = curate_step(config, inputs, tmp_path / "out")
     assert result.metrics == {
         "rows_train": 45.0, "rows_dev": 5.0, "rows_test": 10.0, "rows_in": 60.0, "clusters_test": 10.0, "leaked_pairs": 0.0

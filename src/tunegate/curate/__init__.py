@@ -90,6 +90,7 @@ def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, be
             kept = funnel.stage("test set", kept, _resembling(kept, test, config))
         kept, pairs, report["contrastive"] = drop_duplicates(funnel, kept, config)
         parts, largest = _split(kept, pairs, config)
+        funnel.aside = len(kept) - len(parts["train"])
         parts["test"] = test or parts["test"]
         held = {name: [row_files.similarity_text(row) for row in parts[name]] for name in ("dev", "test")}
         held |= {name: [row_files.normalise(text) for text in texts] for name, texts in beside.held.items()}

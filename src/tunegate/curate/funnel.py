@@ -18,6 +18,7 @@ class Funnel:
         self.rows = rows
         self.stages: list[dict] = []
         self.rejected: list[dict] = []
+        self.aside = 0  # rows that later stages do not see, because they are dev or test
 
     def stage(self, name: str, given: list[dict], dropped: dict[int, tuple[str, int | str | None]]) -> list[dict]:
         """Record a stage that drops rows, and give those that it keeps.
@@ -37,7 +38,7 @@ class Funnel:
             resembled = "" if like is None else f"   like   {_example(given[like]) if isinstance(like, int) else _cut(like)}"
             _count(reasons, reason, _example(row) + resembled)
         kept = [row for place, row in enumerate(given) if place not in dropped]
-        self.stages.append({"stage": name, "rows_in": len(given), "rows_out": len(kept), "reasons": reasons})
+        self.stages.append({"stage": name, "rows_in": len(given) + self.aside, "rows_out": len(kept) + self.aside, "reasons": reasons})
         return kept
 
     def checked(self, name: str, given: list[dict], outcomes: list, mask: Callable[[dict], dict] | None = None) -> list[dict]:
