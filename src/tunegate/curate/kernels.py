@@ -59,42 +59,75 @@ def _hash_shingles(points, start, stop, out):
 
 @compiled
 def sign(points, starts, a, b, out):
-    """Write MinHash signatures, uint32 [n, 128]: the smallest (a h + b) >> 32 over the upper halves h of the 5-gram hashes.
+    """Write MinHash signatures, uint32 [n, 128]: the upper half of the smallest a h + b over the upper halves h of the 5-gram hashes.
 
     Multiply-shift with 64-bit a and b is strongly universal on 32 bits (Dietzfelbinger 1996; Thorup 2015, theorem 9).
     """
     longest = 1
     for i in range(len(starts) - 1):
         longest = max(longest, starts[i + 1] - starts[i])
-    hashes = np.empty(longest, dtype=np.uint64)
-    least = np.empty(PERMUTATIONS, dtype=np.uint64)
+    hashes = np.empty(longest + 3, dtype=np.uint64)
+    least = np.empty(PERMUTATIONS, dtype=np.int64)  # signed, as processors compare signed numbers in fewer steps
     for i in range(len(starts) - 1):
-        least[:] = np.uint64(0xFFFFFFFF)
-        for w in range(_hash_shingles(points, starts[i], starts[i + 1], hashes)):
-            h = hashes[w] >> S32
+        least[:] = np.iinfo(np.int64).max
+        count = _hash_shingles(points, starts[i], starts[i + 1], hashes)
+        hashes[count : count + 3] = hashes[0]  # again: the smallest stays the smallest, and four at a time need no rest
+        for w in range(0, count, 4):
+            h0, h1, h2, h3 = hashes[w] >> S32, hashes[w + 1] >> S32, hashes[w + 2] >> S32, hashes[w + 3] >> S32
             for k in range(PERMUTATIONS):
-                least[k] = min(least[k], (a[k] * h + b[k]) >> S32)
+                one = min(np.int64(a[k] * h0 + b[k]), np.int64(a[k] * h1 + b[k]))
+                other = min(np.int64(a[k] * h2 + b[k]), np.int64(a[k] * h3 + b[k]))
+                least[k] = min(least[k], min(one, other))
         for k in range(PERMUTATIONS):
-            out[i, k] = np.uint32(least[k])
+            out[i, k] = np.uint32(np.uint64(least[k]) >> S32)
 
 
 @compiled
 def band_keys(signatures):
-    """Hash each band of signatures into one number: uint64 [bands, n]."""
+    """Hash each band of signatures into 32 bits: uint32 [bands, n]. Two bands that differ and agree here are one pair more to compare."""
     rows = PERMUTATIONS // BANDS
-    keys = np.empty((BANDS, len(signatures)), dtype=np.uint64)
+    keys = np.empty((BANDS, len(signatures)), dtype=np.uint32)
     for i in range(len(signatures)):
         for band in range(BANDS):
             x = np.uint64(0)
             for k in range(band * rows, (band + 1) * rows):
-                x = _mix(x + GOLDEN + np.uint64(signatures[i, k]))
-            keys[band, i] = x
+                x = (x + np.uint64(signatures[i, k])) * MIX_1
+                x ^= x >> S32
+            keys[band, i] = np.uint32(x >> S32)
     return keys
 
 
 @compiled
-def pairs_of_groups(order, bounds, count):
-    """Write all pairs of the members of each group order[bounds[g]:bounds[g + 1]] as i * count + j with i < j."""
+def groups(keys):
+    """Give places in the order of their keys, and the start and stop of each run of two or more equal ones, int64 [runs, 2].
+
+    A radix sort by 11 bits at a time; it keeps the order of equal keys.
+    """
+    order, sorted_order = np.arange(len(keys)), np.empty(len(keys), dtype=np.int64)
+    for shift in (0, 11, 22):
+        starts = np.zeros(2049, dtype=np.int64)
+        for key in keys:
+            starts[((key >> np.uint32(shift)) & np.uint32(2047)) + np.uint32(1)] += 1
+        starts = np.cumsum(starts)
+        for i in order:
+            digit = (keys[i] >> np.uint32(shift)) & np.uint32(2047)
+            sorted_order[starts[digit]] = i
+            starts[digit] += 1
+        order, sorted_order = sorted_order, order
+    bounds = np.empty((len(keys) // 2, 2), dtype=np.int64)
+    runs = first = 0
+    for p in range(1, len(keys) + 1):
+        if p == len(keys) or keys[order[p]] != keys[order[first]]:
+            if p - first > 1:
+                bounds[runs] = first, p
+                runs += 1
+            first = p
+    return order, bounds[:runs].copy()
+
+
+@compiled
+def pairs_of_groups(order, bounds):
+    """Write all pairs of the members of each group order[bounds[g, 0]:bounds[g, 1]] as i * n + j with i < j."""
     total = 0
     for g in range(len(bounds)):
         size = bounds[g, 1] - bounds[g, 0]
@@ -104,8 +137,7 @@ def pairs_of_groups(order, bounds, count):
     for g in range(len(bounds)):
         for p in range(bounds[g, 0], bounds[g, 1]):
             for q in range(p + 1, bounds[g, 1]):
-                i, j = min(order[p], order[q]), max(order[p], order[q])
-                out[n] = i * count + j
+                out[n] = order[p] * len(order) + order[q]
                 n += 1
     return out
 
