@@ -201,8 +201,8 @@ def compare(kind: str, rows: int, engines: list[str], repeats: int, limit: float
     if ours := results["tunegate"]:
         found = {tuple(pair) for pair in ours[0]["verified_sample"]}
         print(
-            f"\nVerified by exact Jaccard (ours): {ours[0]['verified']:,} pairs at {JACCARD:g} or more, {_median(ours, 'verify'):.2f} CPU s; "
-            f"of the {len(exact):,} among the first {sample:,} texts recall {_share(found & exact, exact)}, "
+            f"\nVerified by exact Jaccard (ours): {ours[0]['verified']:,} pairs at {JACCARD:g} or more, "
+            f"{_median(ours, 'verify'):.2f} CPU s; of the {len(exact):,} among the first {sample:,} texts recall {_share(found & exact, exact)}, "
             f"precision {_share(found & exact, found)}."
         )
     path.unlink()

@@ -12,6 +12,7 @@ PERMUTATIONS = 128
 BANDS = 32
 WIDTH = 5  # characters in a shingle
 SEED = 1
+CLOSE_GROUP = 8
 
 # The multipliers are those of splitmix64 (Steele, Lea, Flood 2014) and of the golden ratio.
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -126,19 +127,53 @@ def groups(keys):
 
 
 @compiled
-def pairs_of_groups(order, bounds):
-    """Write all pairs of the members of each group order[bounds[g, 0]:bounds[g, 1]] as i * n + j with i < j."""
+def find(parent, i):
+    """Give the root of i in a forest, and shorten the way there."""
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@compiled
+def unite(parent, i, j):
+    """Join two trees of a forest under the smaller root; tell whether they were two."""
+    i, j = find(parent, i), find(parent, j)
+    parent[max(i, j)] = min(i, j)
+    return i != j
+
+
+@compiled
+def is_joined(parent, places):
+    """Tell whether all places are in one tree."""
+    for i in places:
+        if find(parent, i) != find(parent, places[0]):
+            return False
+    return True
+
+
+@compiled
+def pairs_of_groups(order, bounds, joined):
+    """Write all pairs of the members of each group order[bounds[g, 0]:bounds[g, 1]] as i * n + j with i < j.
+
+    Of groups that are one tree of the forest `joined` already, only those of up to CLOSE_GROUP texts: a huge cluster, held
+    together by its representatives, has too many of them.
+    """
     total = 0
+    wanted = np.ones(len(bounds), dtype=np.bool_)
     for g in range(len(bounds)):
         size = bounds[g, 1] - bounds[g, 0]
-        total += size * (size - 1) // 2
+        if size > CLOSE_GROUP:
+            wanted[g] = not is_joined(joined, order[bounds[g, 0] : bounds[g, 1]])
+        total += wanted[g] * (size * (size - 1) // 2)
     out = np.empty(total, dtype=np.int64)
     n = 0
     for g in range(len(bounds)):
-        for p in range(bounds[g, 0], bounds[g, 1]):
-            for q in range(p + 1, bounds[g, 1]):
-                out[n] = order[p] * len(order) + order[q]
-                n += 1
+        if wanted[g]:
+            for p in range(bounds[g, 0], bounds[g, 1]):
+                for q in range(p + 1, bounds[g, 1]):
+                    out[n] = order[p] * len(order) + order[q]
+                    n += 1
     return out
 
 
@@ -194,39 +229,15 @@ def similarities(flat, begins, left, right, threshold):
 
 
 @compiled
-def find(parent, i):
-    """Give the root of i in a forest, and shorten the way there."""
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
-
-
-@compiled
-def unite(parent, i, j):
-    """Join two trees of a forest under the smaller root; tell whether they were two."""
-    i, j = find(parent, i), find(parent, j)
-    parent[max(i, j)] = min(i, j)
-    return i != j
-
-
-@compiled
-def _put(out, found, number):
-    if found == len(out):
-        out = np.concatenate((out, np.empty_like(out)))
-    out[found] = number
-    return out
-
-
-@compiled
 def pairs_of_large_group(flat, begins, alike, threshold, per_member):
     """Compare about per_member * n pairs of a group of n texts at most; give those that are similar, as i * n + j with i < j.
 
     Half of the comparisons go to representatives: a text that no earlier representative resembles becomes one, and is compared
-    with all. The rest go to texts that are not yet connected, nearest in the order `alike` first.
+    with all. The rest go to texts that are not yet connected, nearest in the order `alike` first. A pair is given for each text
+    and its first representative, and where it connects what was not connected: fewer than 2 n.
     """
     count = len(begins) - 1
-    out = np.empty(count, dtype=np.int64)
+    out = np.empty(2 * count, dtype=np.int64)
     found = spent = 0
     parent, met, chosen = np.arange(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
     parts = count
@@ -238,11 +249,12 @@ def pairs_of_large_group(flat, begins, alike, threshold, per_member):
         chosen[i] = True
         spent += count
         for j in range(count):
-            if not chosen[j] and _similarity(flat, begins, i, j, threshold) >= threshold:
-                met[j] = True
-                parts -= unite(parent, i, j)
-                out = _put(out, found, min(i, j) * count + max(i, j))
-                found += 1
+            if not chosen[j] and (not met[j] or find(parent, i) != find(parent, j)):
+                if _similarity(flat, begins, i, j, threshold) >= threshold:
+                    met[j] = True
+                    parts -= unite(parent, i, j)
+                    out[found] = min(i, j) * count + max(i, j)
+                    found += 1
     for gap in range(1, count):
         if parts == 1 or spent >= per_member * count:
             break
@@ -251,6 +263,6 @@ def pairs_of_large_group(flat, begins, alike, threshold, per_member):
             i, j = alike[step], alike[step + gap]
             if find(parent, i) != find(parent, j) and _similarity(flat, begins, i, j, threshold) >= threshold:
                 parts -= unite(parent, i, j)
-                out = _put(out, found, min(i, j) * count + max(i, j))
+                out[found] = min(i, j) * count + max(i, j)
                 found += 1
     return out[:found].copy()

@@ -5,9 +5,9 @@ probability 1 - (1 - s^4)^32 (Leskovec, Rajaraman, Ullman: Mining of Massive Dat
 5-grams are compared by 64-bit hashes: among a million different ones, two are taken for one with a probability of 3e-8.
 
 All proposed pairs are compared in groups (texts that agree in a band) of up to 64, and in larger ones while a band's pairs are
-fewer than PAIRS_PER_BAND and PAIRS_PER_TEXT allow. Beyond that a group costs COMPARISONS per text: every text is compared
-with representatives, then with those that it is not yet connected with. So of very large clusters not all pairs are given,
-but enough to hold them together.
+fewer than PAIRS_PER_BAND and PAIRS_PER_TEXT allow. Beyond that a group costs COMPARISONS per text: texts are compared with
+representatives, then with those that they are not yet connected with. So of very large clusters not all pairs are given, but
+enough to hold them together.
 
 Not covered: thresholds below about 0.55, where bands of 4 miss many pairs; hundreds of thousands of texts that share about
 half of their 5-grams, where a large group falls apart into more parts than the comparisons reach.
@@ -24,7 +24,7 @@ SHINGLE_CHARACTERS = 5
 BATCH_CHARACTERS = 4_000_000  # of text hashed at once: 16 MB as code points
 SMALL_GROUP = 64  # texts; all their pairs are compared
 PAIRS_PER_BAND = 100_000  # a group of 450 alone is complete; arbitrary
-PAIRS_PER_TEXT = 4
+PAIRS_PER_TEXT = 1
 COMPARISONS = 64  # per text of a larger group
 PAIRS_AT_ONCE = 20_000_000  # proposals kept before repeated ones are dropped: 160 MB
 
@@ -84,9 +84,9 @@ def candidate_pairs(
         order, bounds = kernels.groups(own)
         sizes = bounds[:, 1] - bounds[:, 0]
         small = sizes <= _largest_complete(sizes, len(texts))
-        found.append(kernels.pairs_of_groups(order, bounds[small]))
         for start, stop in bounds[~small]:
             found.append(_large_group(texts, order[start:stop], keys[(band + 1) % len(keys)], threshold, joined))
+        found.append(kernels.pairs_of_groups(order, bounds[small], joined))
         if sum(map(len, found[1:])) > PAIRS_AT_ONCE:
             found = [_unique(np.concatenate(found))]
     return np.divmod(_unique(np.concatenate(found)), len(texts))
@@ -156,7 +156,7 @@ def _large_group(texts: list[str], members: np.ndarray, next_keys: np.ndarray, t
     """Compare some pairs of a large group, unless its texts are connected already, and note in `joined` what they connect."""
     from tunegate.curate import kernels
 
-    if len({kernels.find(joined, i) for i in members}) == 1:
+    if kernels.is_joined(joined, members):
         return np.empty(0, dtype=np.int64)
     flat, begins = kernels.shingle_sets(*_code_points([texts[i] for i in members]))
     alike = np.argsort(next_keys[members], kind="stable")
