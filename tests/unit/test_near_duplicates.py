@@ -30,12 +30,12 @@ def brute_force(texts: list[str], threshold: float) -> list[tuple[int, int, floa
 def test_random_near_duplicates_are_found_as_by_brute_force():
     rng = random.Random(7)
     for length in (12, 60):
-        texts = [words(rng, length) for _ in range(120)]
-        texts += [edited(rng, rng.choice(texts), rng.random() * 0.03) for _ in range(300)]
+        texts = [words(rng, length) for _ in range(80)]
+        texts += [edited(rng, rng.choice(texts), rng.random() * 0.03) for _ in range(220)]
         texts = sorted(set(texts))
         exact = brute_force(texts, 0.7)
         found = similar_pairs(texts, 0.7)
-        assert len(exact) > 150 and set(found) <= set(exact)
+        assert len(exact) > 100 and set(found) <= set(exact)
         assert len(found) >= 0.999 * len(exact)
         assert {pair for pair in exact if pair[2] >= 0.8} <= set(found)
         assert found == sorted(found, key=lambda pair: (pair[1], pair[0]))
@@ -94,10 +94,10 @@ def test_a_cluster_of_thousands_of_different_rows_is_one():
     texts = [f"please set the lamp in the living room of this house to level {number}" for number in range(20_000)]
     pairs = similar_pairs(texts, 0.7)
     assert set(connected(len(texts), [pair[:2] for pair in pairs])) == {0}
-    assert len(pairs) < 100 * len(texts)
+    assert len(pairs) < 20 * len(texts)
 
 
-def test_signatures_depend_on_the_text_alone(monkeypatch):
+def test_batches_and_threads_change_nothing(monkeypatch):
     rng = random.Random(3)
     texts = [words(rng, 20) for _ in range(200)]
     whole = signatures(texts)
@@ -107,12 +107,13 @@ def test_signatures_depend_on_the_text_alone(monkeypatch):
     alone = similar_pairs(texts, 0.7)
     assert len(alone) > 150
     monkeypatch.setattr(near_duplicates, "BATCH_CHARACTERS", 2_000)
+    monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 100)
     assert similar_pairs(texts, 0.7, workers=3) == alone
     assert similar_pairs(texts, 0.7, signed=signatures(texts)) == alone
 
 
 def test_signatures_are_the_same_on_every_machine():
-    assert signatures(["", "tunegate", "中文 𝒜"])[:, 0].tolist() == [1026056002, 185285983, 1381630719]
+    assert signatures(["", "tunegate", "中文 𝒜"])[:, 0].tolist() == [1026056002, 1276799617, 2999401766]
 
 
 def test_agreement_of_signatures_estimates_the_similarity():

@@ -5,9 +5,9 @@ probability 1 - (1 - s^4)^32 (Leskovec, Rajaraman, Ullman: Mining of Massive Dat
 5-grams are compared by 64-bit hashes: among a million different ones, two are taken for one with a probability of 3e-8.
 
 All proposed pairs are compared in groups (texts that agree in a band) of up to 64, and in larger ones while a band's pairs are
-fewer than PAIRS_PER_BAND and PAIRS_PER_TEXT allow. Beyond that a group costs COMPARISONS per text: every text is compared
-with representatives, then with those that it is not yet connected with. So of very large clusters not all pairs are given,
-but enough to hold them together.
+fewer than PAIRS_PER_BAND and PAIRS_PER_TEXT allow. Beyond that a group costs COMPARISONS per text: texts are compared with
+representatives, then with those that they are not yet connected with. So of very large clusters not all pairs are given, but
+enough to hold them together.
 
 Not covered: thresholds below about 0.55, where bands of 4 miss many pairs; hundreds of thousands of texts that share about
 half of their 5-grams, where a large group falls apart into more parts than the comparisons reach.
@@ -24,7 +24,7 @@ SHINGLE_CHARACTERS = 5
 BATCH_CHARACTERS = 4_000_000  # of text hashed at once: 16 MB as code points
 SMALL_GROUP = 64  # texts; all their pairs are compared
 PAIRS_PER_BAND = 100_000  # a group of 450 alone is complete; arbitrary
-PAIRS_PER_TEXT = 4
+PAIRS_PER_TEXT = 1
 COMPARISONS = 64  # per text of a larger group
 PAIRS_AT_ONCE = 20_000_000  # proposals kept before repeated ones are dropped: 160 MB
 
@@ -73,23 +73,23 @@ def candidate_pairs(
     texts: list[str], threshold: float, workers: int = 1, signed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Propose pairs i < j of different texts that agree in a whole band of their signatures, sorted by i, then j."""
-    count = len(texts)
-    keys = _band_keys(texts, workers) if signed is None else _keys_of(signed)
-    found, held = [np.empty(0, dtype=np.int64)], 0
-    joined = np.arange(count)  # the forest of what pairs of large groups have connected
+    from tunegate.curate import kernels
+
+    if not texts:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    keys = _band_keys(texts, workers) if signed is None else kernels.band_keys(signed)
+    found = []
+    joined = np.arange(len(texts))  # the forest of what pairs of large groups have connected
     for band, own in enumerate(keys):
-        order, bounds = _groups(own)
+        order, bounds = kernels.groups(own)
         sizes = bounds[:, 1] - bounds[:, 0]
-        small = sizes <= _largest_complete(sizes, count)
-        found.append(_unique(_pairs(order, bounds[small], count)))
-        held += len(found[-1])
+        small = sizes <= _largest_complete(sizes, len(texts))
         for start, stop in bounds[~small]:
-            found.append(_large_group(texts, np.sort(order[start:stop]), keys[(band + 1) % len(keys)], threshold, joined))
-            held += len(found[-1])
-        if held > PAIRS_AT_ONCE:
+            found.append(_large_group(texts, order[start:stop], keys[(band + 1) % len(keys)], threshold, joined))
+        found.append(kernels.pairs_of_groups(order, bounds[small], joined))
+        if sum(map(len, found[1:])) > PAIRS_AT_ONCE:
             found = [_unique(np.concatenate(found))]
-            held = 0
-    return np.divmod(_unique(np.concatenate(found)), max(1, count))
+    return np.divmod(_unique(np.concatenate(found)), len(texts))
 
 
 def verified(texts: list[str], left: np.ndarray, right: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,48 +123,24 @@ def _code_points(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _batches(texts: list[str]) -> Iterator[list[str]]:
-    """Cut a list of texts after about BATCH_CHARACTERS each."""
-    batch, characters = [], 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text) + 64  # many empty texts are work too
-        if characters > BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    yield batch
-
-
-def _keys_of(signed: np.ndarray) -> np.ndarray:
-    from tunegate.curate import kernels
-
-    return kernels.band_keys(signed)
+    """Cut a list of texts into parts of about BATCH_CHARACTERS each."""
+    sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)) + 64  # many empty texts are work too
+    edges = np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_CHARACTERS, prepend=-1)).tolist()
+    for start, stop in zip(edges, [*edges[1:], len(texts)], strict=True):
+        yield texts[start:stop]
 
 
 def _band_keys(texts: list[str], workers: int) -> np.ndarray:
-    """Sign texts batch by batch and keep the hashes of the bands only: uint64 [bands, n], 256 bytes a text."""
+    """Sign texts batch by batch and keep the hashes of the bands only: uint32 [bands, n], 128 bytes a text."""
+    from tunegate.curate.kernels import band_keys
 
     def keys(batch: list[str]) -> np.ndarray:
-        return _keys_of(signatures(batch))
+        return band_keys(signatures(batch))
 
     if workers == 1:
         return np.concatenate([keys(batch) for batch in _batches(texts)], axis=1)
     with ThreadPoolExecutor(workers) as pool:
         return np.concatenate(list(pool.map(keys, _batches(texts))), axis=1)
-
-
-def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give places in the order of their keys, and the start and stop of each run of two or more equal keys.
-
-    Key and place are packed into one number, which sorts ten times as fast as two. The lowest bits of the key give way to the
-    place; two bands that differ there only are one more pair to compare.
-    """
-    bits = np.uint64(max(1, (len(keys) - 1).bit_length()))
-    packed = np.sort((keys >> bits << bits) | np.arange(len(keys), dtype=np.uint64))
-    places = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
-    packed >>= bits
-    edges = np.concatenate(([0], np.flatnonzero(packed[1:] != packed[:-1]) + 1, [len(keys)]))
-    bounds = np.stack((edges[:-1], edges[1:]), axis=1)
-    return places, bounds[bounds[:, 1] - bounds[:, 0] > 1]
 
 
 def _largest_complete(sizes: np.ndarray, count: int) -> int:
@@ -176,17 +152,11 @@ def _largest_complete(sizes: np.ndarray, count: int) -> int:
     return max(SMALL_GROUP, int(sizes[affordable.argmin()]) - 1)
 
 
-def _pairs(order: np.ndarray, bounds: np.ndarray, count: int) -> np.ndarray:
-    from tunegate.curate import kernels
-
-    return kernels.pairs_of_groups(order, bounds, count)
-
-
 def _large_group(texts: list[str], members: np.ndarray, next_keys: np.ndarray, threshold: float, joined: np.ndarray) -> np.ndarray:
     """Compare some pairs of a large group, unless its texts are connected already, and note in `joined` what they connect."""
     from tunegate.curate import kernels
 
-    if len({kernels.find(joined, i) for i in members}) == 1:
+    if kernels.is_joined(joined, members):
         return np.empty(0, dtype=np.int64)
     flat, begins = kernels.shingle_sets(*_code_points([texts[i] for i in members]))
     alike = np.argsort(next_keys[members], kind="stable")
