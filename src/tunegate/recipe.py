@@ -219,7 +219,7 @@ class Prefer(Section):
     num_train_epochs: Annotated[float, Field(gt=0)] = 1
     per_device_train_batch_size: Count = 4
     gradient_accumulation_steps: Count = 1
-    prompts: Count = 400  # training prompts the SFT model answers, to mine pairs from
+    prompts: Count = 400  # that the SFT model answers, to mine pairs from; of spare rows where curate leaves some, else of train
     samples_per_prompt: Annotated[int, Field(ge=2)] = 4
     temperature: Annotated[float, Field(gt=0)] = 1.0
     min_steps: Count = 20  # fewer optimizer steps than this, and the SFT adapter is passed on

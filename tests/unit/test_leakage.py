@@ -99,5 +99,7 @@ def test_files_are_read_again(tmp_path):
     ):
         turns = [{"role": "system", "content": part}, {"role": "user", "content": question}, {"role": "assistant", "content": "certainly"}]
         rows.write_rows(tmp_path / f"{part}.jsonl", [rows.make_row(turns)])
-    assert leakage.count_straddling_files(tmp_path, ("train", "dev", "test"), 0.7) == 1
-    assert leakage.count_straddling_files(tmp_path, ("train", "dev"), 0.7) == 0
+    assert leakage.count_straddling_files(tmp_path, {"train": "train", "dev": "dev", "test": "test"}, 0.7) == 1
+    assert leakage.count_straddling_files(tmp_path, {"train": "train", "dev": "dev"}, 0.7) == 0
+    one_side = {"train": "train", "dev": "dev", "test": "train"}
+    assert leakage.count_straddling_files(tmp_path, one_side, 0.7) == 0

@@ -137,6 +137,33 @@ def test_pairs_are_right_against_wrong_answers_of_the_model_itself():
     assert [(p["chosen"][0]["content"], p["rejected"][0]["content"]) for p in pairs] == [(right, "no json"), (right, "{}")]
 
 
+def test_pairs_are_mined_from_rows_that_sft_has_not_seen(tmp_path):
+    from tunegate.train.prefer import prompts_to_mine
+
+    made = command_rows(12)
+    rows.write_rows(tmp_path / "train.jsonl", made[:8])
+    assert prompts_to_mine(tmp_path, 5) == (made[:5], "training")
+    rows.write_rows(tmp_path / "spare.jsonl", made[8:])
+    assert prompts_to_mine(tmp_path, 3) == (made[8:11], "spare")
+
+
+def test_an_answer_longer_than_one_round_is_the_one_that_a_single_call_gives(tiny_base):
+    import torch
+
+    from tunegate.train.generate import TOKENS_AT_ONCE, answers
+    from tunegate.train.model import load_base, load_tokenizer
+
+    tokenizer, model = load_tokenizer(tiny_base), load_base(tiny_base, attention="sdpa").float().eval()
+    prompts = [rows.chat(row, "") for row in command_rows(4)]
+    many = TOKENS_AT_ONCE * 2 + 5
+    made = answers(model, tokenizer, prompts, many)
+    for prompt, (text,) in zip(prompts, made, strict=True):
+        given = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        with torch.inference_mode():
+            whole = model.generate(**given, max_new_tokens=many, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        assert text == tokenizer.decode(whole[0, given["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
 def test_too_few_pairs_pass_the_sft_adapter_on(trained, tiny_base, data, tmp_path):
     from tunegate.train.prefer import prefer
 

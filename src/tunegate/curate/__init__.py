@@ -24,6 +24,8 @@ from tunegate.recipe import Curate, Task
 from tunegate.store import Store
 
 SPLITS = ("train", "dev", "test")
+# Spare rows are on train's side: curated, and more than curate.max_train_rows. prefer may mine pairs from them.
+SIDES = {"train": "train", "spare": "train", "dev": "dev", "test": "test"}
 ROUNDS = 5  # of uniting what MinHash missed; arbitrary: more than one is rare at a Jaccard of 0.7
 
 
@@ -71,7 +73,7 @@ def curate_step(config: dict, inputs, output: Path):
 
 
 def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, beside: Beside = Beside()) -> dict:  # noqa: B008
-    """Curate JSONL files of rows into output/data (train, dev and test.jsonl, curate.json) and output/report.
+    """Curate JSONL files of rows into output/data (train, spare, dev and test.jsonl, curate.json) and output/report.
 
     Returns the report: rows_in, funnel, off, warnings, clusters, contrastive, leaked_pairs, splits.
 
@@ -94,14 +96,14 @@ def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, be
         parts["test"] = test or parts["test"]
         held = {name: [row_files.similarity_text(row) for row in parts[name]] for name in ("dev", "test")}
         held |= {name: [row_files.normalise(text) for text in texts] for name, texts in beside.held.items()}
-        parts["train"] = choose(funnel, parts["train"], held, config, context, report)
+        parts["train"], parts["spare"] = choose(funnel, parts["train"], held, config, context, report)
         split.refuse_few_rows(parts, config, funnel.reasons())
     except BadInput:
         funnel.write(output / "report", report)
         raise
     pairs = _preferences(beside.preferences, parts, config, funnel, report)
     splits, leaked = _write_data(output / "data", parts, pairs, config)
-    report["clusters"] = {"count": sum(part["clusters"] for part in splits.values()), "largest": largest}
+    report["clusters"] = {"count": len({row["cluster"] for part in parts.values() for row in part}), "largest": largest}
     report |= {"leaked_pairs": leaked, "splits": splits}
     funnel.write(output / "report", report)
     return report
@@ -165,11 +167,13 @@ def _preferences(file: Path | None, parts: dict[str, list[dict]], config: Curate
 
 def _write_data(directory: Path, parts: dict[str, list[dict]], pairs: list[dict], config: Curate) -> tuple[dict, int]:
     """Write the splits, check the files as they were written, and only then show them under their name."""
-    contents = {name: row_files.to_lines(parts[name]) for name in SPLITS}
+    contents = {name: row_files.to_lines(part) for name, part in parts.items() if part}
     splits = {
         name: {"rows": len(part), "clusters": len({row["cluster"] for row in part}), "digest": sha256(contents[name])}
         for name, part in parts.items()
+        if part
     }
+    sides = {name: SIDES[name] for name in contents}
     if pairs:
         contents["preferences"] = row_files.to_lines(pairs)
     partial = directory.with_name(f".{directory.name}.partial")
@@ -177,7 +181,7 @@ def _write_data(directory: Path, parts: dict[str, list[dict]], pairs: list[dict]
     try:
         for name, lines in contents.items():
             write_atomic(partial / f"{name}.jsonl", lines)
-        leaked = leakage.count_straddling_files(partial, SPLITS, config.cluster_jaccard)
+        leaked = leakage.count_straddling_files(partial, sides, config.cluster_jaccard)
         if leaked:
             raise Refused(
                 f"{leaked:,} pairs of near-duplicates straddle the split: MinHash misses too many at curate.cluster_jaccard "

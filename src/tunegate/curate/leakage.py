@@ -8,13 +8,17 @@ from tunegate import rows
 from tunegate.curate.join import join
 
 
-def count_straddling_files(directory: Path, parts: tuple[str, ...], threshold: float) -> int:
-    """Read the files of a split again and count the pairs of rows in different parts that are as similar as `threshold`."""
+def count_straddling_files(directory: Path, sides: dict[str, str], threshold: float) -> int:
+    """Read the files of a split again and count the pairs of rows on different sides that are as similar as `threshold`.
+
+    Args:
+        sides: for each file, without its .jsonl, the name of the side that it is on.
+    """
     texts, side = [], []
-    for part in parts:
+    for part, name in sides.items():
         for row in rows.read_rows(directory / f"{part}.jsonl"):
             texts.append(rows.similarity_text(row))
-            side.append(part)
+            side.append(name)
     return len(straddling_pairs(texts, side, threshold))
 
 

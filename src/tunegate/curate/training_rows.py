@@ -14,8 +14,8 @@ from tunegate.recipe import Curate
 
 def choose(
     funnel: Funnel, train: list[dict], held: dict[str, list[str]], config: Curate, context: Context, report: dict
-) -> list[dict]:  # fmt: skip
-    """Drop training rows stage by stage, and give what is left in its order.
+) -> tuple[list[dict], list[dict]]:  # fmt: skip
+    """Drop training rows stage by stage; give those to train on, and spare ones: good too, but more than config.max_train_rows.
 
     Args:
         held: by name, the normalised texts that the model will be judged by.
@@ -30,7 +30,9 @@ def choose(
         train = funnel.stage("balance", train, _plain(balance.over_share(train, difficulty, config)))
     else:
         report["off"]["balance"] = "curate.balance.max_share is 1"
-    return funnel.stage("selection", train, _plain(select.over_max_rows(train, difficulty, config)))
+    over = select.over_max_rows(train, difficulty, config)
+    spare = [train[i] for i in sorted(over)][: config.max_train_rows]  # prefer never wants more
+    return funnel.stage("selection", train, _plain(over)), spare
 
 
 def _plain(dropped: dict[int, str]) -> dict[int, tuple[str, None]]:

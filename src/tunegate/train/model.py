@@ -37,8 +37,12 @@ def load_tokenizer(base: Path):
     return tokenizer
 
 
-def load_base(base: Path, config: Sft | None = None):
-    """Load the base in bfloat16, or quantised as `config` says (NF4 with double quantisation by default)."""
+def load_base(base: Path, config: Sft | None = None, attention: str = ""):
+    """Load the base in bfloat16, or quantised as `config` says (NF4 with double quantisation by default).
+
+    Args:
+        attention: transformers' name of an implementation; by default the one that trains fastest here.
+    """
     quantization = None
     if config is not None and config.load_in_4bit:
         quantization = BitsAndBytesConfig(
@@ -52,7 +56,7 @@ def load_base(base: Path, config: Sft | None = None):
     return AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.bfloat16, quantization_config=quantization, device_map={"": device()},
         # On a CPU the backward pass of fused attention is slower than the plain one at instruction lengths (< 512 tokens).
-        attn_implementation="sdpa" if device() == "cuda" else "eager",
+        attn_implementation=attention or ("sdpa" if device() == "cuda" else "eager"),
         local_files_only=True, use_safetensors=True, trust_remote_code=False,
     )  # fmt: skip
 

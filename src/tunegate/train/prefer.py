@@ -1,7 +1,7 @@
 """Direct preference optimisation on pairs mined from the fine-tuned model's own sampled answers.
 
-A pair is one answer that the task's checker calls right and one it calls wrong, to the same training prompt, both sampled
-from the model being trained. The result is kept only if greedy answers on dev are not worse than before.
+A pair is one answer that the task's checker calls right and one it calls wrong, to the same prompt, both sampled from the
+model being trained. The result is kept only if greedy answers on dev are not worse than before.
 """
 
 import shutil
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tunegate import rows, tasks
+from tunegate.curate.preferences import dedupe_mined
 from tunegate.recipe import Prefer, Sft, Task
 from tunegate.steps import Inputs, Result, say
 
@@ -36,13 +37,13 @@ def prefer(config: Prefer, sft_config: Sft, task: Task, base: Path, adapter: Pat
 
     tokenizer = load_tokenizer(base)
     model = merged_model(base, adapter)
-    train = list(rows.read_rows(data / "train.jsonl"))[: config.prompts]
-    say(f"      prefer: sampling {config.samples_per_prompt} answers to each of {len(train)} training prompts")
+    train, kind = prompts_to_mine(data, config.prompts)
+    say(f"      prefer: sampling {config.samples_per_prompt} answers to each of {len(train)} {kind} prompts")
     sampled = answers(
         model, tokenizer, [rows.chat(row, task.system) for row in train], task.max_new_tokens, samples=config.samples_per_prompt,
         temperature=config.temperature, seed=config.seed, name="prefer",
     )  # fmt: skip
-    pairs = mine_pairs(train, sampled, task)
+    pairs = dedupe_mined(mine_pairs(train, sampled, task))
     steps = int(len(pairs) * config.num_train_epochs // (config.per_device_train_batch_size * config.gradient_accumulation_steps))
     summary = {"prompts": len(train), "pairs": len(pairs), "steps": steps, "kept": False, "log": []}
     if steps < config.min_steps:
@@ -66,6 +67,18 @@ def prefer(config: Prefer, sft_config: Sft, task: Task, base: Path, adapter: Pat
         shutil.copytree(adapter, output)
     summary["outcome"] = said + ("; kept" if summary["kept"] else "; worse, so the SFT adapter goes on")
     return summary
+
+
+def prompts_to_mine(data: Path, count: int) -> tuple[list[dict], str]:
+    """Give the rows to mine pairs from, and what they are: spare ones, which sft has not seen, before training rows.
+
+    A model makes few mistakes on what it was just trained on. Spare rows were curated like all others and left over only
+    because curate.max_train_rows asks for fewer.
+    """
+    spare = data / "spare.jsonl"
+    if spare.is_file():
+        return list(rows.read_rows(spare))[:count], "spare"
+    return list(rows.read_rows(data / "train.jsonl"))[:count], "training"
 
 
 def mine_pairs(train: list[dict], sampled: list[list[str]], task: Task) -> list[dict]:
