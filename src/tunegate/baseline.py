@@ -14,9 +14,9 @@ from tunegate import digests, prompts, recipe, results, rows
 from tunegate.errors import BadInput
 from tunegate.evaluate import Measurement, read_split, ref_digest
 from tunegate.gate.policy import Policy
-from tunegate.local_file import with_local_file
+from tunegate.local_file import read_field, read_texts, with_local_file
 from tunegate.serving import Progress, chat, continue_texts, count_tokens, serve
-from tunegate.steps import Inputs, Result
+from tunegate.steps import Inputs, Result, say
 
 REPLAY_MAX_NEW_TOKENS = 96
 REPLAY_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "seed": 0}
@@ -26,9 +26,11 @@ SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"')\]”’]*(?=\s|$)")
 
 
 def baseline_step(config: dict, inputs: Inputs, output: Path) -> Result:
+    settings = recipe.Baseline(**config["baseline"])
+    for key in ("replay_data", "replay_prompts"):
+        settings = with_local_file(settings, key, inputs.store, output)
     return baseline(
-        inputs["base"], inputs["data"], output,
-        with_local_file(recipe.Baseline(**config["baseline"]), "replay_prompts", inputs.store, output),
+        inputs["base"], inputs["data"], output, settings,
         recipe.Task(**config["task"]),
         with_local_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store, output),
         recipe.Serve(**config["serve"]), Policy.model_validate(config["policy"]), ref_digest(inputs.refs["base"]),
@@ -61,7 +63,9 @@ def baseline(
             measured.ask(ZERO_SHOT, "test", test, prompts.zero_shot(test, task))
             _ask_few_shot(measured, FEW_SHOT, "test", test, train, variants[chosen])
             measured.read_general(ZERO_SHOT)
-            if settings.replay_prompts:
+            if settings.replay_data:
+                replay = given_replay(Path(settings.replay_data), evaluate.general_text)
+            elif settings.replay_prompts:
                 replay = _replay(server, Path(settings.replay_prompts), evaluate.concurrency)
     results.write_results(output / "results", measured.items, measured.arms)
     rows.write_rows(output / "replay" / "replay.jsonl", replay)
@@ -106,6 +110,31 @@ def _best_on_dev(measured: Measurement, variants: dict[str, Variant]) -> str:
         return sum(item["prompt_tokens"] for item in measured.items if item["arm"] == f"{FEW_SHOT}:{name}")
 
     return max(variants, key=lambda name: (measured.mean(f"{FEW_SHOT}:{name}", "dev", "task/exact"), -tokens(name)))
+
+
+def given_replay(path: Path, general_text: str | None) -> list[dict]:
+    """Read general data to replay; what resembles the held general text is left out, or forgetting would be measured on it.
+
+    Raises:
+        BadInput: a line is neither a row nor a text, or nothing is left.
+    """
+    from tunegate.curate.decontaminate import decontaminate
+
+    lines = list(rows.read_json_lines(path))
+    texts = read_texts(path)
+    made = [
+        {"id": digests.digest_json(text), "text": text, "task_type": "replay", "source": "replay"} if "text" in line
+        else rows.make_row(line["messages"], "replay", "replay")
+        for line, text in zip(lines, texts, strict=True)
+    ]  # fmt: skip
+    held = {"general text": [rows.normalise(text) for text in read_field(Path(general_text), "text")]} if general_text else {}
+    bounds = recipe.Curate()
+    hits = decontaminate([rows.normalise(text) for text in texts], held, bounds.decontaminate, bounds.cluster_jaccard)
+    kept = [row for i, row in enumerate(made) if i not in hits]
+    say(f"      baseline: {len(kept)} rows to replay, {len(hits)} left out because they resemble held general text")
+    if not kept:
+        raise BadInput(f"{path} holds nothing to replay that is not in the held general text too. Give other general data.")
+    return kept
 
 
 def _replay(server, path: Path, concurrency: int) -> list[dict]:

@@ -130,7 +130,12 @@ def _check_sources(recipe: Recipe, store: Store, found: Plan) -> None:
             found.unchecked.append(f"the source {source}, which ingest reads")
         else:
             here += 1
-    for named in (recipe.baseline.replay_prompts, recipe.curate.test_set, *recipe.curate.decontaminate.against):
+    for named in (
+        recipe.baseline.replay_data,
+        recipe.baseline.replay_prompts,
+        recipe.curate.test_set,
+        *recipe.curate.decontaminate.against,
+    ):
         if named:
             locate(store, named)
     found.facts.append(("sources", f"{len(recipe.data.sources)}, of which {here} are here"))

@@ -18,7 +18,8 @@ from tunegate.gate.policy import Policy
 from tunegate.validation import explain, read_yaml
 
 NAMES_OF_FILES = (
-    "base_model", "data.sources", "curate.test_set", "curate.decontaminate.against", "baseline.replay_prompts", "evaluate.general_text",
+    "base_model", "data.sources", "curate.test_set", "curate.decontaminate.against", "baseline.replay_data",
+    "baseline.replay_prompts", "evaluate.general_text",
 )  # fmt: skip
 MAX_RECIPE_BYTES = 32 * 1024  # the recipe is one KFP parameter; a command-line argument on Linux holds 128 KiB in all
 
@@ -183,6 +184,7 @@ class Curate(Section):
 class Baseline(Section):
     few_shot_k: Count = 5
     few_shot: Annotated[list[Literal["fixed", "nearest"]], Field(min_length=1)] = ["fixed", "nearest"]  # the best on dev is the arm
+    replay_data: str | None = None  # JSONL of rows or {"text"}: general data to replay in training instead of the base model's own words
     replay_prompts: str | None = None  # JSONL of {"prompt"} and {"opening"}; the base model's own words on them are replayed in training
 
 

@@ -128,7 +128,9 @@ def stage_local(recipe: Recipe, store: Store) -> Recipe:
                 "against": [staged_lines(address) for address in recipe.curate.decontaminate.against],
             }),
         }),
-        "baseline": recipe.baseline.model_copy(update={"replay_prompts": staged_lines(recipe.baseline.replay_prompts)}),
+        "baseline": recipe.baseline.model_copy(update={
+            key: staged_lines(getattr(recipe.baseline, key)) for key in ("replay_data", "replay_prompts")
+        }),
         "evaluate": recipe.evaluate.model_copy(update={"general_text": staged_lines(recipe.evaluate.general_text)}),
     })  # fmt: skip
 

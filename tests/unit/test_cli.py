@@ -99,12 +99,12 @@ def test_ingest_and_curate_on_plain_files(monkeypatch, capsys, tmp_path):
     rows = [{"prompt": f"how much is {n} times {n * n + 7}, please", "completion": str(n * (n * n + 7))} for n in range(900)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
     code, out, err = call(monkeypatch, capsys, "ingest", tmp_path / "mine.jsonl", "--output", tmp_path / "in")
-    assert (code, err) == (0, "") and out.startswith("900 rows, 1 quarantined")
+    assert (code, err) == (0, "") and out.startswith("900 rows from 1 file, 1 quarantined")
     small = ["--set", "curate.dev_rows=20", "--set", "curate.test_rows=30", "--set", "curate.min_train_rows=100"]
     small += ["--set", "curate.duplicate_jaccard=1", "--set", "curate.cluster_jaccard=1"]
     code, out, err = call(monkeypatch, capsys, "curate", tmp_path / "in/rows/rows.jsonl", "--output", tmp_path / "out", *small)
     assert code == 0, err
-    assert len((tmp_path / "out/data/test.jsonl").read_text().splitlines()) == 30
+    assert len((tmp_path / "out/test.jsonl").read_text().splitlines()) == 30
     code, _, err = call(monkeypatch, capsys, "curate", tmp_path / "in/rows/rows.jsonl", "--output", tmp_path / "out")
     assert code == 2 and "is there already" in err
 

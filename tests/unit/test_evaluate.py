@@ -242,3 +242,18 @@ def test_chat_template_is_found_in_its_file_or_in_the_tokenizer(tmp_path):
 )
 def test_whole_sentences(text, kept):
     assert whole_sentences(text) == kept
+
+
+def test_replay_from_a_given_file_leaves_held_text_out(tmp_path):
+    from tunegate.baseline import given_replay
+
+    held = "the general text by which forgetting is measured is one of some length, so that a copy of it can be told"
+    turns = [{"role": "user", "content": "why is the sky blue"}, {"role": "assistant", "content": "because blue light scatters most"}]
+    lines = [{"text": "a quiet morning by the sea, with gulls"}, {"text": held.upper()}, {"messages": turns}]
+    (tmp_path / "replay.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "general.jsonl").write_text(json.dumps({"text": held}) + "\n")
+    kept = given_replay(tmp_path / "replay.jsonl", str(tmp_path / "general.jsonl"))
+    assert [row.get("text") or row["messages"] for row in kept] == [lines[0]["text"], turns]
+    (tmp_path / "replay.jsonl").write_text(json.dumps({"text": held}) + "\n")
+    with pytest.raises(BadInput, match="nothing to replay"):
+        given_replay(tmp_path / "replay.jsonl", str(tmp_path / "general.jsonl"))
