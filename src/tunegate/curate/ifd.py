@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from tunegate import rows as row_form
@@ -45,6 +46,8 @@ class Example:
 def off(config: Curate, context: Context) -> str:
     if not config.quality.ifd.enabled:
         return "curate.quality.ifd.enabled is false"
+    if find_spec("torch") is None:
+        raise BadInput("curate.quality.ifd.enabled needs torch where curate runs. Give curate the training image, or set it to false.")
     return "" if context.base else "it needs the base model, and none was given"
 
 
