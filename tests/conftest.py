@@ -1,4 +1,4 @@
-"""A recipe on tiny files: a model directory without real weights, three rows, a policy."""
+"""A recipe on tiny files (a model directory without real weights, three rows, a policy), and a store on a real S3 server."""
 
 import json
 
@@ -37,3 +37,32 @@ def tiny_recipe(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Start moto's S3 server and give its address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch, tmp_path):
+    """Give a store in a bucket of its own, with a cache of its own."""
+    from tunegate import digests
+    from tunegate.store import open_store
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+        "TUNEGATE_CACHE": str(tmp_path / "cache"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    store = open_store(f"s3://{'b' + digests.sha256(str(tmp_path).encode())[:20]}/team/store")
+    store.client.create_bucket(Bucket=store.bucket)
+    yield store
+    store.client.close()

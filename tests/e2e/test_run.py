@@ -47,24 +47,6 @@ def demo_recipe(directory: Path, base: Path, store: str):
     ])  # fmt: skip
 
 
-@pytest.fixture
-def s3(monkeypatch, tmp_path):
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1", "TUNEGATE_CACHE": str(tmp_path / "cache"),
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="models")
-    yield "s3://models/store"
-    server.stop()
-
-
 @pytest.mark.parametrize("where", ["directory", "s3"])
 def test_the_demo_recipe_ends_with_a_champion(where, request, tmp_path, tiny_base, capfd, monkeypatch):
     from mlflow import MlflowClient
@@ -72,7 +54,7 @@ def test_the_demo_recipe_ends_with_a_champion(where, request, tmp_path, tiny_bas
     from tunegate.runner import run_local
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    address = request.getfixturevalue("s3") if where == "s3" else str(tmp_path / "store")
+    address = request.getfixturevalue("s3").uri if where == "s3" else str(tmp_path / "store")
     recipe = demo_recipe(tmp_path, tiny_base, address)
     runs = tmp_path / "runs"
 
@@ -102,7 +84,7 @@ def test_the_real_demo_runs_unchanged_on_s3(s3, tmp_path):
     from tunegate.runner import run_local, use_serving_environment
 
     use_serving_environment()
-    assert run_local(load_recipe(ROOT / "pipelines/recipes/demo.yaml", [f"store={s3}"]), tmp_path / "runs", "demo") == 0
+    assert run_local(load_recipe(ROOT / "pipelines/recipes/demo.yaml", [f"store={s3.uri}"]), tmp_path / "runs", "demo") == 0
     verdict = json.loads((tmp_path / "runs/demo/verdict.json").read_text())
     assert verdict["decision"] in {"PROMOTE", "REJECT", "INCONCLUSIVE", "HOLD"}
     assert verdict["predicate"]["gates"]

@@ -12,7 +12,7 @@ from tunegate.evaluate import chat_template_sha256, evaluate, evaluate_step
 from tunegate.gate.policy import Policy
 from tunegate.local_file import read_field, with_local_file
 from tunegate.steps import Inputs
-from tunegate.store import open_store, s3
+from tunegate.store import open_store
 
 TASK = recipe.Task(system="Short.", zero_shot_system="Long and full.", checker="label", max_new_tokens=6)
 SERVE = recipe.Serve(max_model_len=128)
@@ -191,28 +191,12 @@ def test_a_stored_file_replaces_its_reference(tmp_path):
         with_local_file(recipe.Evaluate(general_text="store:text/abc"), "general_text", store, tmp_path)
 
 
-def test_a_file_in_a_bucket_is_brought_here(tmp_path, monkeypatch):
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "t", "AWS_SECRET_ACCESS_KEY": "t",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    try:
-        client = s3.s3_client()
-        client.create_bucket(Bucket="texts")
-        client.put_object(Bucket="texts", Key="held/general.jsonl", Body=b'{"text": "far away"}\n')
-        client.close()
-        section = with_local_file(recipe.Evaluate(general_text="s3://texts/held/general.jsonl"), "general_text", None, tmp_path)
-        assert read_field(Path(section.general_text), "text") == ["far away"]
-        with pytest.raises(BadInput, match="nothing at s3://texts/none.jsonl"):
-            with_local_file(recipe.Evaluate(general_text="s3://texts/none.jsonl"), "general_text", None, tmp_path)
-    finally:
-        server.stop()
+def test_a_file_in_a_bucket_is_brought_here(tmp_path, s3):
+    s3.client.put_object(Bucket=s3.bucket, Key="held/general.jsonl", Body=b'{"text": "far away"}\n')
+    section = with_local_file(recipe.Evaluate(general_text=f"s3://{s3.bucket}/held/general.jsonl"), "general_text", None, tmp_path)
+    assert read_field(Path(section.general_text), "text") == ["far away"]
+    with pytest.raises(BadInput, match=f"nothing at s3://{s3.bucket}/none.jsonl"):
+        with_local_file(recipe.Evaluate(general_text=f"s3://{s3.bucket}/none.jsonl"), "general_text", None, tmp_path)
 
 
 def test_other_addresses_of_general_text_are_bad_input(tmp_path):

@@ -197,46 +197,27 @@ def test_staged_sources_read_the_same_anywhere(tmp_path):
         stage(store, tmp_path / "none")
 
 
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1", "TUNEGATE_CACHE": str(tmp_path / "cache"),
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    store = open_store("s3://bucket/store")
-    store.client.create_bucket(Bucket="bucket")
-    yield store
-    store.client.close()
-    server.stop()
-
-
-def test_a_bucket_gives_rows_and_the_base(tmp_path, bucket, base):
+def test_a_bucket_gives_rows_and_the_base(tmp_path, s3, base):
     for key in ("data/b.jsonl", "data/a.jsonl.gz", "data/README.md", "data-old/c.jsonl"):
         body = lines({"prompt": key, "completion": "x"}).encode()
-        bucket.client.put_object(Bucket="bucket", Key=key, Body=gzip.compress(body) if key.endswith("gz") else body)
+        s3.client.put_object(Bucket=s3.bucket, Key=key, Body=gzip.compress(body) if key.endswith("gz") else body)
     for file in base.iterdir():
-        bucket.client.put_object(Bucket="bucket", Key=f"models/tiny/{file.name}", Body=file.read_bytes())
-    _, made, _ = read(tmp_path, "s3://bucket/data")
-    assert [row["source"] for row in made] == ["s3://bucket/data/a.jsonl.gz", "s3://bucket/data/b.jsonl"]
-    _, made, _ = read(tmp_path, "s3://bucket/data/b.jsonl")
+        s3.client.put_object(Bucket=s3.bucket, Key=f"models/tiny/{file.name}", Body=file.read_bytes())
+    _, made, _ = read(tmp_path, f"s3://{s3.bucket}/data")
+    assert [row["source"] for row in made] == [f"s3://{s3.bucket}/data/a.jsonl.gz", f"s3://{s3.bucket}/data/b.jsonl"]
+    _, made, _ = read(tmp_path, f"s3://{s3.bucket}/data/b.jsonl")
     assert len(made) == 1
     with pytest.raises(BadInput, match="no file of a known form"):
-        read(tmp_path, "s3://bucket/nothing")
-    config = {"data": {"sources": ["s3://bucket/data/"]}, "base_model": "s3://bucket/models/tiny"}
-    result = ingest_step(config, Inputs({}, bucket), tmp_path / "step")
+        read(tmp_path, f"s3://{s3.bucket}/nothing")
+    config = {"data": {"sources": [f"s3://{s3.bucket}/data/"]}, "base_model": f"s3://{s3.bucket}/models/tiny"}
+    result = ingest_step(config, Inputs({}, s3), tmp_path / "step")
     assert result.refs["base"] == base_model.mirror(str(base), open_store(str(tmp_path / "local")))
     assert result.line == "2 rows from 2 files, 0 quarantined"
     assert result.metrics == {
         "rows_read": 2.0, "preferences_read": 0.0, "labelled_read": 0.0, "rows_quarantined": 0.0, "files": 2.0
     }  # fmt: skip
-    with pytest.raises(BadInput, match="There is no model at s3://bucket/models/none"):
-        base_model.mirror("s3://bucket/models/none", bucket)
+    with pytest.raises(BadInput, match=f"There is no model at s3://{s3.bucket}/models/none"):
+        base_model.mirror(f"s3://{s3.bucket}/models/none", s3)
 
 
 def certificate(directory: Path) -> Path:
@@ -396,3 +377,5 @@ def test_the_step_writes_rows_and_names_the_base(tmp_path, base):
         "ingest.json", "labelled.jsonl", "preferences.jsonl", "quarantine.jsonl", "rows.jsonl"
     ]  # fmt: skip
     assert result.line == "1 rows from 1 file, 0 quarantined"
+    tokenizer = {path.name for path in (tmp_path / "out" / "tokenizer").iterdir()}
+    assert tokenizer == {path.name for path in base.iterdir() if path.suffix == ".json"} and "tokenizer_config.json" in tokenizer

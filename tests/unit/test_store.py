@@ -16,31 +16,6 @@ from tunegate.store import MANIFEST, base, directory, open_store
 Usage = namedtuple("Usage", "total used free")
 
 
-@pytest.fixture(scope="module")
-def s3_server():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_server, monkeypatch, tmp_path):
-    """A bucket of its own on a real S3 server, and a cache of its own."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-        "TUNEGATE_CACHE": str(tmp_path / "cache"),
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    store = open_store(f"s3://{'b' + digests.sha256(str(tmp_path).encode())[:20]}/team/store")
-    store.client.create_bucket(Bucket=store.bucket)
-    yield store
-    store.client.close()
-
-
 @pytest.fixture(params=["directory", "s3"])
 def store(request, tmp_path):
     return open_store(str(tmp_path / "store")) if request.param == "directory" else request.getfixturevalue("s3")

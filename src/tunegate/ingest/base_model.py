@@ -48,7 +48,7 @@ def mirror(address: str, store: Store) -> str:
 
 def copy_tokenizer(base: Path, output: Path) -> None:
     """Copy all of a model but its weights: what renders and counts tokens is small, and steps that need no more take this."""
-    output.mkdir()
+    output.mkdir(parents=True)
     for file in model_files(base):
         if file.suffix != ".safetensors":
             shutil.copyfile(file, output / file.name)
