@@ -4,6 +4,8 @@ import ctypes
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,7 +40,7 @@ def load_tokenizer(base: Path):
 
 
 def load_base(base: Path, config: Sft | None = None, attention: str = ""):
-    """Load the base in bfloat16, or quantised as `config` says (NF4 with double quantisation by default).
+    """Load the base in bfloat16, or, to train on, as `config` says (in NF4 with double quantisation by default).
 
     Args:
         attention: transformers' name of an implementation; by default the one that trains fastest here.
@@ -52,7 +54,6 @@ def load_base(base: Path, config: Sft | None = None, attention: str = ""):
             # bitsandbytes computes in float32 unless told otherwise.
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    keep_freed_memory()
     return AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.bfloat16, quantization_config=quantization, device_map={"": device()},
         # On a CPU the backward pass of fused attention is slower than the plain one at instruction lengths (< 512 tokens).
@@ -61,18 +62,26 @@ def load_base(base: Path, config: Sft | None = None, attention: str = ""):
     )  # fmt: skip
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step, where training runs on the CPU.
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Let glibc keep freed memory for the next step, as long as training on a CPU lasts.
 
     By default every large tensor is mapped and unmapped anew, and the kernel clears its pages each time: a third of a
-    training step of the demo went there. Constants: mallopt(3), M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD.
+    training step of the demo went there. Not for generation: its cache grows with each token, so no freed place ever fits
+    again, and memory grows to three times the need. Constants: mallopt(3), M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD.
     """
-    if device() == "cpu" and sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(-4, 0)
-            libc.mallopt(-1, 2**31 - 1)
-            libc.mallopt(-2, 256 * 1024 * 1024)
+    libc = ctypes.CDLL(None) if device() == "cpu" and sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    for name, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20)):
+        libc.mallopt(name, value)
+    try:
+        yield
+    finally:
+        for name, value in ((-4, 65536), (-1, 128 * 2**10), (-2, 128 * 2**10)):  # the defaults
+            libc.mallopt(name, value)
+        libc.malloc_trim(0)
 
 
 def train_adapter_in_float32(model) -> int:

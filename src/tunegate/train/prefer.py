@@ -108,7 +108,7 @@ def _dpo(config: Prefer, sft_config: Sft, base: Path, adapter: Path, pairs: list
     from peft import PeftModel
     from trl import DPOConfig, DPOTrainer
 
-    from tunegate.train.model import device, load_base, save_adapter, train_adapter_in_float32
+    from tunegate.train.model import device, keeping_freed_memory, load_base, save_adapter, train_adapter_in_float32
     from tunegate.train.progress import Progress
     from tunegate.train.sft import drop_printer, quiet
 
@@ -130,7 +130,8 @@ def _dpo(config: Prefer, sft_config: Sft, base: Path, adapter: Path, pairs: list
     drop_printer(trainer)
     train_adapter_in_float32(trainer.model)
     started = time.monotonic()
-    trainer.train()
+    with keeping_freed_memory():
+        trainer.train()
     seconds = time.monotonic() - started
     save_adapter(trainer.model, tokenizer, output)
     return {"steps": trainer.state.global_step, "seconds_train": round(seconds, 1), "log": progress.log}

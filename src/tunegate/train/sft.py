@@ -36,7 +36,7 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
     from trl import SFTConfig, SFTTrainer
 
     from tunegate.train.examples import load_examples, stop_token_share
-    from tunegate.train.model import device, load_base, load_tokenizer, save_adapter, train_adapter_in_float32
+    from tunegate.train.model import device, keeping_freed_memory, load_base, load_tokenizer, save_adapter, train_adapter_in_float32
     from tunegate.train.progress import Progress
 
     tokenizer = load_tokenizer(base)
@@ -69,7 +69,8 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
     tokens = sum(len(example["input_ids"]) for example in examples) * config.num_train_epochs
     torch.manual_seed(config.seed)
     started = time.monotonic()
-    trainer.train()
+    with keeping_freed_memory():
+        trainer.train()
     seconds = time.monotonic() - started
     save_adapter(trainer.model, tokenizer, output)
     losses = [entry["loss"] for entry in progress.log] or [float("nan")]
