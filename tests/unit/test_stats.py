@@ -163,3 +163,13 @@ def test_without_effect_one_in_twenty_passes():
         versus = np.where(better, 0.0, np.where(worse, 1.0, both))
         passed += stats.difference(candidate, versus, np.arange(200)).bounds(0.05)[0] > 0
     assert 0.025 < passed / 400 < 0.08
+
+
+def test_no_interval_of_a_share_goes_beyond_what_a_share_can_be():
+    right = np.ones(60)
+    right[:2] = 0.0
+    clusters = np.arange(60) // 2  # the two failures hang together
+    assert stats.mean(right, clusters).interval()[1] == 1.0
+    assert stats.mean(1 - right, clusters).interval()[0] == 0.0
+    low, high = stats.difference(right, np.zeros(60), clusters).interval()
+    assert low < 58 / 60 and high == 1.0

@@ -41,6 +41,7 @@ class Estimate:
     method: str
     exact: Callable[[float], tuple[float, float]] | None = None
     exact_alone: bool = False
+    span: tuple[float, float] = (-math.inf, math.inf)  # what the true value can be; t knows nothing of it
 
     def bounds(self, alpha: float) -> tuple[float, float]:
         """Give the lower and the upper confidence limit, each one-sided at level 1 - alpha."""
@@ -49,7 +50,7 @@ class Estimate:
         if self.exact is not None:
             exact_low, exact_high = self.exact(alpha)
             low, high = (exact_low, exact_high) if self.exact_alone else (min(low, exact_low), max(high, exact_high))
-        return low, high
+        return max(low, self.span[0]), min(high, self.span[1])
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Give the two-sided interval."""
@@ -117,7 +118,7 @@ def difference(candidate: np.ndarray, versus: np.ndarray, clusters: np.ndarray) 
     gains, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     # all gains, or all losses, leave the t interval without width although every pair is discordant
     if min(gains + losses, n - gains, n - losses) >= FEW_DISCORDANT and se > 0:
-        return Estimate(n, count, value, se, "paired clustered t")
+        return Estimate(n, count, value, se, "paired clustered t", span=(-1.0, 1.0))
     # Clusters, not items, are the independent trials; the shares of items are carried over to them.
     up, down = gains / n * count, losses / n * count
 
@@ -127,7 +128,7 @@ def difference(candidate: np.ndarray, versus: np.ndarray, clusters: np.ndarray) 
         down_low, down_high = clopper_pearson(down, count, alpha / 2)
         return up_low - down_high, up_high - down_low
 
-    return Estimate(n, count, value, se, "paired clustered t, exact on discordant pairs", exact)
+    return Estimate(n, count, value, se, "paired clustered t, exact on discordant pairs", exact, span=(-1.0, 1.0))
 
 
 def ratio(candidate: np.ndarray, versus: np.ndarray, clusters: np.ndarray) -> Estimate:
@@ -195,7 +196,7 @@ def _proportion(n: int, count: int, value: float, se: float) -> Estimate:
         # a cluster without spread inside and between is worth one item
         effective = min(n, value * (1 - value) / se**2) if se > 0 else count
         method = "clustered t and Clopper-Pearson on the effective sample size"
-    return Estimate(n, count, value, se, method, partial(clopper_pearson, value * effective, effective), alone)
+    return Estimate(n, count, value, se, method, partial(clopper_pearson, value * effective, effective), alone, (0.0, 1.0))
 
 
 def _is_binary(values: np.ndarray) -> bool:
