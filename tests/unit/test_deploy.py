@@ -131,8 +131,10 @@ def test_a_person_is_served_the_champion(world, tmp_path):
     log = tmp_path / "log"
     program = "from tunegate.deploy import serve_champion; serve_champion('toy@champion', 0)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(deploy.__file__).parents[1]), *sys.path])}
+    # A test run in the background of a script has SIGINT ignored, and its children with it; a terminal has not.
+    listening = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     with open(log, "wb") as sink:
-        child = subprocess.Popen([sys.executable, "-c", program], stdout=sink, stderr=sink, env=environment)
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=sink, stderr=sink, env=environment, preexec_fn=listening)
     try:
         deadline = time.monotonic() + 60
         while "Stop it with" not in log.read_text() and time.monotonic() < deadline and child.poll() is None:
