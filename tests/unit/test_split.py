@@ -21,11 +21,6 @@ def row(question: str, answer: str, **more) -> dict:
     return rows.make_row([{"role": "user", "content": question}, {"role": "assistant", "content": answer}]) | more
 
 
-def test_a_cut_takes_one_row_of_each_cluster_first():
-    made = [{"cluster": name} for name in "aaabbc"]
-    assert split.spread(made, [0, 1, 2, 3, 4, 5]) == [0, 3, 5, 1, 4, 2]
-
-
 def test_rows_of_one_group_stay_on_one_side():
     rng = random.Random(1)
     made = [row(words(rng, 8), words(rng, 2), group=f"conversation {n // 3}") for n in range(60)]

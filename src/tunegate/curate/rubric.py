@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable
 
 from tunegate import rows as row_form
+from tunegate.curate.near_duplicates import jaccard
 from tunegate.curate.row_stages import Context, Outcome
 from tunegate.recipe import Curate, Rubric, Task
 
 ECHO_CHARACTERS = 50  # a shorter answer may well be words of its question: a name, a label; arbitrary
-GRAM = 5  # characters, as for near-duplicates
 
 Check = Callable[[dict, str], bool]  # is this answer of this row bad?
 
@@ -84,9 +84,4 @@ def _echo_share(row: dict, answer: str) -> float:
     if len(answer) < ECHO_CHARACTERS:
         return 0.0
     question = next(turn["content"] for turn in reversed(row["messages"][:-1]) if turn["role"] == "user")
-    left, right = _grams(answer), _grams(row_form.normalise(question))
-    return len(left & right) / len(left | right)
-
-
-def _grams(text: str) -> set[str]:
-    return {text[i : i + GRAM] for i in range(max(1, len(text) - GRAM + 1))}
+    return jaccard(answer, row_form.normalise(question))

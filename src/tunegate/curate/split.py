@@ -83,16 +83,6 @@ def shuffled(rows: list[dict], seed: int) -> list[int]:
     return sorted(range(len(rows)), key=lambda i: sha256(f"{seed}:{rows[i]['id']}".encode()))
 
 
-def spread(rows: list[dict], order: list[int]) -> list[int]:
-    """Reorder so that every cluster's first row comes before any cluster's second: a cut then costs the least variety."""
-    met = Counter()
-    rounds = []
-    for i in order:
-        rounds.append(met[rows[i]["cluster"]])
-        met[rows[i]["cluster"]] += 1
-    return [i for _, i in sorted(zip(rounds, order, strict=True), key=lambda entry: entry[0])]
-
-
 def refuse_large_cluster(rows: list[dict], config: Curate) -> int:
     """Refuse rows of which one cluster is most; give the size of the largest."""
     sizes = Counter(row["cluster"] for row in rows)
