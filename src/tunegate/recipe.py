@@ -7,7 +7,7 @@ relative to the recipe. Defaults say where they come from, or "arbitrary".
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -189,43 +189,99 @@ class Baseline(Section):
 
 
 class Lora(Section):
+    """Names and meanings are those of peft.LoraConfig, without its prefix `lora_`."""
+
     r: Count = 16
     alpha: Count = 32
     dropout: Share = 0.05
     target_modules: str | list[str] = "all-linear"  # QLoRA, Dettmers et al. 2023: all linear layers
+    use_dora: bool = False  # weight-decomposed LoRA (Liu et al. 2024); vLLM serves it merged only
+    use_rslora: bool = False  # scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023); for large r
 
 
-class Sft(Section):
+class Training(Section):
+    """What supervised and preference training share. Names are those of transformers.TrainingArguments where it has them.
+
+    As in DeepSpeed, train_batch_size = per_device_train_batch_size × gradient_accumulation_steps × GPUs: give the first, or the
+    other two. Where one device's part is not given, it is the fastest that fits, measured before the first step.
+    """
+
+    TRAIN_BATCH_SIZE: ClassVar[int] = 32  # the field's habit
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    num_train_epochs: Annotated[float, Field(gt=0)]
+    train_batch_size: Count | None = None  # rows (packed rows) to an optimizer step over all devices; none: TRAIN_BATCH_SIZE
+    per_device_train_batch_size: Count | Literal["auto"] = "auto"
+    gradient_accumulation_steps: Count | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto", "selective"] = "auto"  # auto: only where memory asks for it; selective keeps attention
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_hours: Annotated[float, Field(gt=0)] | None = None  # training stops in time to save, and the run goes on with what it has
+    max_cost: Annotated[float, Field(gt=0)] | None = None  # the same, in the units of resources.hourly_price
+    save_minutes: Annotated[float, Field(gt=0)] = 10  # between checkpoints: so much is lost at most; arbitrary
+    save_total_limit: Annotated[int, Field(ge=2)] = 2  # checkpoints kept; two, so that one that turns out damaged has one before it
+    max_bad_steps: Count = 3  # logged steps in a row whose loss is no number or explodes, before training stops; arbitrary
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _batch_sizes_agree(self):
+        device, accumulation = self.per_device_train_batch_size, self.gradient_accumulation_steps
+        if "auto" not in (device, accumulation) and self.train_batch_size is not None:
+            raise ValueError(
+                "train_batch_size, per_device_train_batch_size and gradient_accumulation_steps are all set, and the number of GPUs "
+                "decides one of them; remove train_batch_size, or the other two"
+            )
+        if device == "auto" and accumulation != "auto":
+            raise ValueError("gradient_accumulation_steps is set without per_device_train_batch_size; set both, or train_batch_size")
+        return self
+
+
+class Sft(Training):
+    method: Literal["lora", "full"] = "lora"  # lora on a 4-bit base is QLoRA
     load_in_4bit: bool = True
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
     bnb_4bit_use_double_quant: bool = True
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4  # QLoRA paper, 7B to 13B
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
     num_train_epochs: Annotated[float, Field(gt=0)] = 3
-    per_device_train_batch_size: Count = 4
-    gradient_accumulation_steps: Count = 8
-    gradient_checkpointing: bool = False
-    packing: bool = False
+    packing: bool = True  # several rows in one of task.max_length tokens, none of which sees another
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"  # by length: less padding without packing
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    attn_implementation: Literal["auto", "eager", "sdpa", "varlen", "flash_attention_2"] = "auto"  # the fastest that is here
+    early_stopping_patience: Count | None = None  # evaluations on dev without a lower loss before training stops; none: off
+    eval_steps: Count = 50  # between evaluations on dev, where early stopping is on; arbitrary
     replay_share: Share = 0.1  # of the training rows: general data against forgetting
-    seed: int = 0
     lora: Lora = Lora()
 
+    @model_validator(mode="after")
+    def _full_is_not_quantised(self):
+        if self.method == "full" and self.load_in_4bit:
+            raise ValueError("method is full, and weights in 4 bits cannot be trained; set load_in_4bit: false, or method: lora")
+        return self
 
-class Prefer(Section):
-    method: Literal["dpo", "none"] = "dpo"
+
+class Prefer(Training):
+    TRAIN_BATCH_SIZE: ClassVar[int] = 8  # pairs; mined ones are few, and min_steps asks for steps. Arbitrary
+
+    method: Literal["dpo", "kto", "orpo", "none"] = "dpo"
+    loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "exo_pair", "apo_zero", "apo_down", "sigmoid_norm"] = "sigmoid"  # of DPO
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # share of pairs thought to be the wrong way round; for loss_type robust
     beta: Annotated[float, Field(gt=0)] = 0.1  # DPO, Rafailov et al. 2023
     learning_rate: Annotated[float, Field(gt=0)] = 5e-6
     num_train_epochs: Annotated[float, Field(gt=0)] = 1
-    per_device_train_batch_size: Count = 4
-    gradient_accumulation_steps: Count = 1
+    warmup_steps: Annotated[int, Field(ge=0)] = 4
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "linear"
+    precompute_ref_log_probs: bool | Literal["auto"] = "auto"  # auto: where there is more than one epoch
+    pairs: Literal["auto", "given", "mined"] = "auto"  # auto: the data's own preference pairs where it has them, else mined ones
     prompts: Count = 400  # that the SFT model answers, to mine pairs from; of spare rows where curate leaves some, else of train
     samples_per_prompt: Annotated[int, Field(ge=2)] = 4
     temperature: Annotated[float, Field(gt=0)] = 1.0
     min_steps: Count = 20  # fewer optimizer steps than this, and the SFT adapter is passed on
-    seed: int = 0
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_loss(self):
+        if (self.loss_type == "robust") != (self.label_smoothing > 0):
+            raise ValueError("loss_type robust and a label_smoothing above 0 go together; set both or neither")
+        return self
 
 
 class Merge(Section):
@@ -273,7 +329,11 @@ class Resources(Section):
     """What one training pod asks for on a cluster; the local runner ignores it."""
 
     gpu_type: str = "nvidia.com/gpu"
-    gpus: Annotated[int, Field(ge=0)] = 1
+    gpus: Annotated[int, Field(ge=0)] = 1  # in one pod, or in each node of a TrainJob
+    nodes: Count = 1  # more than one: sft and prefer train in a Kubeflow Trainer TrainJob
+    preemptible: bool = False  # train in a TrainJob too, which is told before its node goes, and saves
+    runtime: str = "torch-distributed"  # the TrainJob's ClusterTrainingRuntime
+    queue: str = ""  # Kueue's LocalQueue for the TrainJob
     gpu_memory_gib: Annotated[float, Field(gt=0)] = 80
     cpus: Annotated[float, Field(gt=0)] = 8
     memory_gib: Annotated[float, Field(gt=0)] = 64

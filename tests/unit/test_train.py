@@ -11,7 +11,7 @@ from tunegate.recipe import Lora, Prefer, Sft, Task
 
 TASK = Task(checker="json", system="Answer with JSON.", max_new_tokens=24, max_length=160)
 SFT = Sft(
-    learning_rate=5e-3, num_train_epochs=2, per_device_train_batch_size=8, gradient_accumulation_steps=1, warmup_steps=2,
+    learning_rate=5e-3, num_train_epochs=2, per_device_train_batch_size=8, gradient_accumulation_steps=1, packing=False, warmup_steps=2,
     lora=Lora(r=8, alpha=16, dropout=0.0),
 )  # fmt: skip
 
