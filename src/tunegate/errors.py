@@ -3,7 +3,8 @@
 TunegateError
 ├── BadInput      the recipe or the data must change      exit 2, not retryable
 ├── Refused       a rule of the system said no            exit 3, not retryable
-└── Unavailable   a store, server or disk did not answer  exit 4, retryable
+├── Unavailable   a store, server or disk did not answer  exit 4, retryable
+└── Interrupted   asked to stop; what was done is saved   exit 75, retryable
 """
 
 
@@ -24,4 +25,9 @@ class Refused(TunegateError):
 
 class Unavailable(TunegateError):
     code = 4
+    retryable = True
+
+
+class Interrupted(TunegateError):
+    code = 75  # EX_TEMPFAIL of sysexits.h: the same call goes on from where it was
     retryable = True

@@ -95,12 +95,13 @@ def slices(recipe: Recipe) -> dict[str, str]:
     document = recipe.model_dump(mode="json", by_alias=True)
     document["recipe_name"] = recipe.name
     document["general_text"] = recipe.evaluate.general_text  # curate reads nothing else of that section
-    return {
-        step: canonical_json(
-            {"store": recipe.store, "code": steps.code_of(step), "config": {section: document[section] for section in sections}}
-        ).decode()
+    found = {
+        step: {"store": recipe.store, "code": steps.code_of(step), "config": {section: document[section] for section in sections}}
         for step, sections in SECTIONS.items()
     }
+    for step in ("sft", "prefer"):  # on how many GPUs a model was trained, and at what price, is no reason to train it again
+        found[step]["where"] = document["resources"]
+    return {step: canonical_json(slice_).decode() for step, slice_ in found.items()}
 
 
 def locate(store: Store, address: str) -> Path | None:

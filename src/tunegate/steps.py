@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -48,7 +49,8 @@ class Result:
     """What a step gives back.
 
     `summary` is small JSON for reports and metrics; `refs` names objects that exist already (a mirrored base, say), beside
-    those the step wrote; `metrics` are numbers for MLflow and KFP, units in their names; `line` is said on the screen.
+    those the step wrote; `metrics` are numbers for MLflow and KFP, units in their names; `line` is said on the screen;
+    `when_kept` is called once the result is safe in the store.
     """
 
     summary: dict = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Result:
     line: str = ""
     reused: bool = False
     seconds: float = 0.0
+    when_kept: Callable[[], None] = lambda: None
 
     def __getitem__(self, name: str) -> str:
         return self.refs[name]
@@ -64,10 +67,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The upstream references of a step, and the directories they name."""
+    """The upstream references of a step, and the directories they name.
+
+    `key` is the digest of all that the step depends on; `where` says on what it may run, which its result does not depend on.
+    """
 
     refs: dict[str, str]
     store: Store
+    key: str = ""
+    where: dict = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Path:
         return self.store.get(self.refs[name])
@@ -133,7 +141,7 @@ def _run(name: str, place: str, slice_: dict, store: Store, refs: dict[str, str]
         work = getattr(import_module(module), function)
         with tempfile.TemporaryDirectory(prefix=f"tunegate-{name}-", dir=os.environ.get("TUNEGATE_SCRATCH")) as scratch:
             output = Path(scratch)
-            result = work(slice_["config"], Inputs(refs, store), output)
+            result = work(slice_["config"], Inputs(refs, store, key, slice_.get("where", {})), output)
             for part in sorted(p for p in output.iterdir() if p.is_dir() and not p.name.startswith(".")):
                 result.refs[part.name] = store.put(f"{name}-{part.name}", part)
         result.seconds = time.monotonic() - started
@@ -143,6 +151,7 @@ def _run(name: str, place: str, slice_: dict, store: Store, refs: dict[str, str]
         }  # fmt: skip
         if name not in ALWAYS:
             store.remember(name, key, document)
+        result.when_kept()
     _record(store, name, key, refs, slice_, result)
     reused = f"found by digest (took {result.seconds:.0f} s then)" if result.reused else f"{result.seconds:.1f} s"
     say(f"{place}: {reused}{'; ' if result.line else ''}{result.line}")

@@ -118,18 +118,22 @@ def test_the_training_prompt_is_what_serving_renders(tiny_base):
     assert example["input_ids"][: example["labels"].count(IGNORED)] == served
 
 
-def test_a_diverging_run_stops_with_a_sentence(tiny_base, data, tmp_path):
-    import torch
+def test_a_diverging_run_stops_after_so_many_bad_steps(tiny_base, data, tmp_path):
+    import math
 
-    from tunegate.train.progress import Progress
+    from tunegate.train.callbacks import LossGuard
 
-    state = type("State", (), {"global_step": 3, "max_steps": 9})
-    with pytest.raises(Refused, match="diverged"):
-        Progress("sft").on_log(None, state, None, logs={"loss": float(torch.tensor(float("nan")))})
+    guard = LossGuard("sft", 3)
+    state = type("State", (), {"global_step": 7})
+    for loss in (2.0, 1.5, math.nan, 1.2, 9.0, math.inf):
+        guard.on_log(None, state, None, logs={"loss": loss, "grad_norm": 1.0})
+    assert not guard.good()
+    with pytest.raises(Refused, match="diverged: at step 7 .* for 3 logged steps in a row"):
+        guard.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": math.nan})
 
 
 def test_pairs_are_right_against_wrong_answers_of_the_model_itself():
-    from tunegate.train.prefer import mine_pairs
+    from tunegate.train.pairs import mine_pairs
 
     row = command_rows(1)[0]
     right = rows.answer(row)
@@ -138,7 +142,7 @@ def test_pairs_are_right_against_wrong_answers_of_the_model_itself():
 
 
 def test_pairs_are_mined_from_rows_that_sft_has_not_seen(tmp_path):
-    from tunegate.train.prefer import prompts_to_mine
+    from tunegate.train.pairs import prompts_to_mine
 
     made = command_rows(12)
     rows.write_rows(tmp_path / "train.jsonl", made[:8])
@@ -165,17 +169,21 @@ def test_an_answer_longer_than_one_round_is_the_one_that_a_single_call_gives(tin
 
 
 def test_too_few_pairs_pass_the_sft_adapter_on(trained, tiny_base, data, tmp_path):
-    from tunegate.train.prefer import prefer
+    from tunegate.steps import Inputs
+    from tunegate.store import open_store
+    from tunegate.train.prefer import prefer_step
 
-    adapter, _ = trained
-    summary = prefer(Prefer(prompts=4, samples_per_prompt=2), SFT, TASK, tiny_base, adapter, data, tmp_path / "out")
-    assert not summary["kept"] and "fewer than 20" in summary["outcome"]
-    assert (tmp_path / "out/adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+    store = open_store(str(tmp_path / "store"))
+    refs = {"base": store.put("base", tiny_base), "adapter": store.put("sft-adapter", trained[0]), "data": store.put("data", data)}
+    prefer = Prefer(prompts=4, samples_per_prompt=2)
+    config = {"prefer": prefer.model_dump(), "sft": SFT.model_dump(), "task": TASK.model_dump()}
+    result = prefer_step(config, Inputs(refs, store, "key"), tmp_path)
+    assert not result.summary["kept"] and "fewer than 20" in result.line
+    assert result["adapter"] == refs["adapter"]
 
 
 def test_dpo_raises_the_margin_between_right_and_wrong(trained, tiny_base, data, tmp_path):
-    from tunegate.train.model import load_tokenizer
-    from tunegate.train.prefer import _dpo
+    from tunegate.train.preference import train_on_pairs
 
     adapter, _ = trained
     made = command_rows(16)
@@ -183,8 +191,8 @@ def test_dpo_raises_the_margin_between_right_and_wrong(trained, tiny_base, data,
         {"prompt": rows.chat(r, TASK.system), "chosen": [{"role": "assistant", "content": rows.answer(r)}],
          "rejected": [{"role": "assistant", "content": "{}"}]} for r in made
     ]  # fmt: skip
-    config = Prefer(learning_rate=1e-3, num_train_epochs=2, per_device_train_batch_size=4)
-    summary = _dpo(config, SFT, tiny_base, adapter, pairs, load_tokenizer(tiny_base), tmp_path / "out")
+    config = Prefer(learning_rate=1e-3, num_train_epochs=2, train_batch_size=4)
+    summary = train_on_pairs(config, SFT, TASK, tiny_base, adapter, pairs, tmp_path / "out")
     assert summary["steps"] == 8
     assert summary["log"][-1]["rewards/margins"] > summary["log"][0]["rewards/margins"]
     assert (tmp_path / "out/adapter_model.safetensors").read_bytes() != (adapter / "adapter_model.safetensors").read_bytes()

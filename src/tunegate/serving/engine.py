@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import httpx
 
+from tunegate import children
 from tunegate.errors import BadInput, Unavailable
 from tunegate.steps import say
 
@@ -32,23 +32,6 @@ STOP_SECONDS = 15  # between asking the child to end and killing it
 PORT_TRIES = 3
 FEW_CORES = 4
 LOG_LINES = 8  # of the child's log, shown in an error
-
-# A process between this one and the engine. Its standard input is a pipe that only this process holds open, so it ends when
-# this process does, by whatever death; the group is then ended as _stop would. (The kernel's own parent-death signal is not
-# enough: vLLM loses a SIGTERM that comes while it starts, and its workers would outlive a SIGKILL.)
-WARDEN = """
-import os, signal, subprocess, sys, threading, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def watch():
-    os.read(0, 1)
-    os.killpg(0, signal.SIGTERM)
-    time.sleep(float(sys.argv[1]))
-    os.killpg(0, signal.SIGKILL)
-threading.Thread(target=watch, daemon=True).start()
-restore = lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
-code = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, preexec_fn=restore).wait()
-sys.exit(code if code >= 0 else 128 - code)
-"""
 
 
 @dataclass(frozen=True)
@@ -131,7 +114,7 @@ def serve(model_dir: Path, config, served_name: str = "model", port: int = 0, lo
         try:
             yield server
         finally:
-            _stop(server.process)
+            children.stop(server.process, STOP_SECONDS)
 
 
 def _start(model_dir: Path, config, engine: dict, served_name: str, port: int, log: Path) -> Server:
@@ -145,7 +128,7 @@ def _start(model_dir: Path, config, engine: dict, served_name: str, port: int, l
             _wait_until_ready(server, config.start_timeout_seconds)
             return server
         except BaseException as error:
-            _stop(process)
+            children.stop(process, STOP_SECONDS)
             # Between our look and the child's bind another process may have taken the port.
             taken = isinstance(error, Unavailable) and "address already in use" in log.read_text(errors="replace").lower()
             if port or not taken or attempt == PORT_TRIES:
@@ -181,10 +164,7 @@ def _spawn(command: list[str], engine: dict, log: Path) -> subprocess.Popen:
                 environment.setdefault(name, value)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as sink:
-        return subprocess.Popen(
-            [sys.executable, "-S", "-c", WARDEN, str(STOP_SECONDS), *command],
-            stdin=subprocess.PIPE, stdout=sink, stderr=subprocess.STDOUT, env=environment, process_group=0,
-        )  # fmt: skip
+        return children.start(command, STOP_SECONDS, stdout=sink, stderr=subprocess.STDOUT, env=environment)
 
 
 def _vllm_environment() -> dict[str, str]:
@@ -223,18 +203,6 @@ def _wait_until_ready(server: Server, timeout_seconds: float) -> None:
             said += SAY_EVERY_SECONDS
             say(f"      starting {server.engine['name']} … {said} s")
         time.sleep(0.25)
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """End the whole process group: politely, then by force. Workers that outlive the leader are killed too."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdin.close()
 
 
 def _free_port() -> int:

@@ -45,6 +45,11 @@ class Store(ABC):
             known = _verified[self.uri, ref] = self._fetch(ref)
         return known
 
+    def remove(self, ref: str) -> None:
+        """Take an object away, whole or damaged: its manifest first, so that no reader takes the rest for it."""
+        self._remove(checked_ref(ref))
+        _verified.pop((self.uri, ref), None)
+
     def remember(self, step: str, key: str, document: dict) -> None:
         """Note what `step` gave for `key`, so that it need not be done again."""
         self.write_json(f"index/{step}/{key}.json", document)
@@ -78,6 +83,9 @@ class Store(ABC):
 
     @abstractmethod
     def _fetch(self, ref: str) -> Path: ...
+
+    @abstractmethod
+    def _remove(self, ref: str) -> None: ...
 
     @abstractmethod
     def _read(self, path: str) -> bytes | None: ...

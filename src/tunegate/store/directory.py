@@ -70,6 +70,11 @@ class DirectoryStore(Store):
         verify(place, parse_manifest((place / MANIFEST).read_bytes(), ref, f"{place}/{MANIFEST}"), str(place))
         return place
 
+    def _remove(self, ref: str) -> None:
+        with self.writing(0):
+            (self.place(ref) / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self.place(ref), ignore_errors=True)
+
     def _read(self, path: str) -> bytes | None:
         try:
             return (self.root / path).read_bytes()

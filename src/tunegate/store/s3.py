@@ -73,6 +73,13 @@ class S3Store(Store):
             verify(partial, manifest, f"{self.uri}/objects/{ref}")
         return self.cache.place(ref)
 
+    def _remove(self, ref: str) -> None:
+        with explained(self.uri):
+            self.client.delete_object(Bucket=self.bucket, Key=self.key(f"objects/{ref}/{MANIFEST}"))
+            for key in list_keys(self.client, self.bucket, self.key(f"objects/{ref}/")):
+                self.client.delete_object(Bucket=self.bucket, Key=key)
+        self.cache.remove(ref)
+
     def _read(self, path: str) -> bytes | None:
         with explained(self.uri, ABSENT):
             with self.client.get_object(Bucket=self.bucket, Key=self.key(path))["Body"] as body:

@@ -10,32 +10,59 @@ from tunegate.errors import BadInput, Refused
 from tunegate.recipe import Task
 
 IGNORED = -100  # label of a token outside the loss (PyTorch's cross entropy)
+PROVEN = 200  # rows whose labels are decoded before the first step; all have one template
 
 
 def chat_example(prompt: list[dict], answer: str, tokenizer) -> dict:
     """Render one conversation; labels cover the answer up to and with the end-of-turn token.
+
+    The prompt is rendered as serving renders it. Where the template renders it the same once it is answered, the answer is
+    the rest; where it does not (templates that take thoughts out of earlier turns, say), the answer is put after what
+    serving sends, and the end-of-turn token after it: the ids are then those that serving sends and waits for.
 
     The end-of-turn token is the one on which the tokenizer ends a generation. Leaving it out of the loss (a template
     without it, padding with the same token, truncation) gives a model that never stops: the most common silent failure of
     fine-tuning.
 
     Raises:
-        Refused: the template does not end the answer with it, or renders prompt and conversation differently.
+        Refused: the template does not end the answer with it.
     """
     asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], return_dict=True)["input_ids"]
+    if tokenizer.eos_token_id not in whole:
+        raise _never_ends(tokenizer)
     if whole[: len(asked)] != asked:
-        raise Refused(
-            "The chat template renders a prompt differently once it is answered, so training would not see what serving sends. "
-            "Use a template whose prompt is a prefix of the conversation."
-        )
+        whole = asked + tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     if tokenizer.eos_token_id not in whole[len(asked) :]:
-        raise Refused(
-            f"The end-of-turn token {tokenizer.eos_token!r} is outside the loss: the chat template does not end an answer with it, so "
-            "the model would not learn to stop. Correct the base model's chat template or its eos_token."
-        )
+        raise _never_ends(tokenizer)
     end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)  # what a template puts after it is never generated
     return {"input_ids": whole[:end], "labels": [IGNORED] * len(asked) + whole[len(asked) : end]}
+
+
+def _never_ends(tokenizer) -> Refused:
+    return Refused(
+        f"The end-of-turn token {tokenizer.eos_token!r} is outside the loss: the chat template does not end an answer with it, so "
+        "the model would not learn to stop. Correct the base model's chat template or its eos_token."
+    )
+
+
+def prove(given: list[dict], made: list[dict], tokenizer, system: str) -> None:
+    """Decode the labels of real rows and hold them against their answers: the loss must cover these and the end, no more.
+
+    Raises:
+        Refused: with the text that would be learnt and the one that should be.
+    """
+    for row, example in zip(given, made, strict=True):
+        learnt = [label for label in example["labels"] if label != IGNORED]
+        text, wanted = tokenizer.decode(learnt), rows.answer(row)
+        if learnt[-1] != tokenizer.eos_token_id or text.removesuffix(tokenizer.eos_token).strip() != wanted.strip():
+            raise Refused(
+                f"The loss would cover {text[-200:]!r} where the answer is {wanted[-200:]!r}: the chat template changes answers, "
+                "or puts more into them. Correct the template of the base model."
+            )
+        sent = tokenizer.apply_chat_template(rows.chat(row, system), add_generation_prompt=True, return_dict=True)["input_ids"]
+        if example["input_ids"][: len(sent)] != sent or any(label != IGNORED for label in example["labels"][: len(sent)]):
+            raise Refused("Training would not see the prompt that serving sends. Correct the chat template of the base model.")
 
 
 def text_example(text: str, tokenizer) -> dict:
@@ -58,9 +85,11 @@ def load_examples(train: Path, replay: Path | None, tokenizer, task: Task, repla
         BadInput: there are no rows, or more than one in ten does not fit task.max_length tokens. (One that does not fit is
             left out: cut off, it would teach the model not to stop.)
     """
-    made = [row_example(row, tokenizer, task.system) for row in rows.read_rows(train)]
+    given = list(rows.read_rows(train))
+    made = [row_example(row, tokenizer, task.system) for row in given]
     if not made:
         raise BadInput(f"{train} holds no rows to train on.")
+    prove(given[:PROVEN], made[:PROVEN], tokenizer, task.system)
     fit = [example for example in made if len(example["input_ids"]) <= task.max_length]
     if len(fit) < 0.9 * len(made):
         raise BadInput(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from tunegate import rows, tasks
+from tunegate.recipe import Task
 from tunegate.steps import say
 from tunegate.train.model import load_base
 
@@ -56,3 +58,10 @@ def _continued(model, tokenizer, given: list[list[int]], max_new_tokens: int, te
         left = [i for i in left if made[i][-1] != tokenizer.eos_token_id]
         room -= TOKENS_AT_ONCE
     return made
+
+
+def dev_score(model, tokenizer, data: Path, task: Task) -> float:
+    """Give the mean score of greedy answers to the prompts of dev.jsonl."""
+    dev = list(rows.read_rows(data / "dev.jsonl"))
+    texts = answers(model, tokenizer, [rows.chat(row, task.system) for row in dev], task.max_new_tokens, name="prefer: dev")
+    return sum(tasks.score(task.checker, t[0], rows.answer(row)) for t, row in zip(texts, dev, strict=True)) / len(dev)

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from tunegate.errors import BadInput
-from tunegate.recipe import Sft
+from tunegate.recipe import Lora, Sft
+from tunegate.train import attention
+from tunegate.train.attention import choose
 
 # Environment and logs of a training child: lines for people, nothing asked of a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +23,9 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 # PEFT reads this property by the name that transformers has just given up.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+
+
+attention.register()
 
 
 def device() -> str:
@@ -53,12 +58,40 @@ def load_base(base: Path, config: Sft | None = None, attention: str = ""):
             bnb_4bit_use_double_quant=config.bnb_4bit_use_double_quant,
             # bitsandbytes computes in float32 unless told otherwise.
             bnb_4bit_compute_dtype=torch.bfloat16,
+            # FSDP shards what has the type of the other weights.
+            bnb_4bit_quant_storage=torch.bfloat16 if sharded() else torch.uint8,
         )
-    return AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.bfloat16, quantization_config=quantization, device_map={"": device()},
-        # On a CPU the backward pass of fused attention is slower than the plain one at instruction lengths (< 512 tokens).
-        attn_implementation=attention or ("sdpa" if device() == "cuda" else "eager"),
+    wanted = attention or (config.attn_implementation if config is not None else "auto")
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32 if config is not None and config.method == "full" else torch.bfloat16,
+        quantization_config=quantization, device_map=None if sharded() else {"": place()},
+        attn_implementation=choose(wanted, config is not None and config.packing, device() == "cuda"),
         local_files_only=True, use_safetensors=True, trust_remote_code=False,
+    )  # fmt: skip
+    for module in model.modules():
+        # On CPUs with AVX512-BF16 bitsandbytes 0.50 repacks a 4-bit weight the first time it is used without a gradient, for a
+        # kernel that has none; training after an evaluation would then go on with gradients that are silently wrong.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def place() -> str:
+    """Name the device of this process: under torchrun each has a GPU of its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device() == "cuda" else "cpu"
+
+
+def sharded() -> bool:
+    """Say whether this training divides the weights among its processes (FSDP): where accelerate was told to."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def lora_config(lora: Lora):
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, use_dora=lora.use_dora,
+        use_rslora=lora.use_rslora, task_type="CAUSAL_LM",
     )  # fmt: skip
 
 
@@ -84,18 +117,15 @@ def keeping_freed_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-def train_adapter_in_float32(model) -> int:
-    """Hold the trainable weights in float32 and count them.
+def train_in_float32(model) -> None:
+    """Hold the trainable weights in float32.
 
     TRL casts a QLoRA adapter to bfloat16, which keeps 8 bits of mantissa: an update smaller than about 1/256 of a weight
     is then rounded away, and at DPO's learning rates nearly all of them are. Autocast still computes in bfloat16.
     """
-    count = 0
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-            count += parameter.numel()
-    return count
 
 
 def save_adapter(model, tokenizer, output: Path) -> None:
@@ -105,4 +135,10 @@ def save_adapter(model, tokenizer, output: Path) -> None:
     # Only the adapter: PEFT would look for the base model, to see whether its vocabulary grew.
     model.save_pretrained(output, selected_adapters=["default"], save_embedding_layers=False)
     (output / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+    tokenizer.save_pretrained(output)
+
+
+def save_model(model, tokenizer, output: Path) -> None:
+    """Write all weights, in bfloat16: what method full trains, and what is served."""
+    model.to(torch.bfloat16).save_pretrained(output, safe_serialization=True)
     tokenizer.save_pretrained(output)

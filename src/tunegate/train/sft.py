@@ -1,112 +1,134 @@
-"""Supervised fine-tuning with TRL: QLoRA on an NF4 base, loss on the answer only."""
+"""Supervised fine-tuning with TRL: LoRA on a base in 4 or 16 bits, or all weights; the loss is on the answers only."""
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-from tunegate.recipe import Sft, Task
+from tunegate.errors import BadInput
+from tunegate.recipe import Resources, Sft, Task
 from tunegate.steps import Inputs, Result, say
+from tunegate.train import supervise
+
+METRICS = ("examples", "steps", "seconds_train", "tokens_per_second", "loss_final", "stop_token_in_loss")
 
 
 def sft_step(config: dict, inputs: Inputs, output: Path) -> Result:
-    summary = sft(
-        Sft.model_validate(config["sft"]), Task.model_validate(config["task"]), inputs["base"],
-        inputs["data"] / "train.jsonl", output / "adapter",
-        inputs["replay"] / "replay.jsonl" if "replay" in inputs else None,
-    )  # fmt: skip
-    metrics = {k: summary[k] for k in ("examples", "steps", "seconds_train", "tokens_per_second", "loss_final", "stop_token_in_loss")}
+    refs = {name: inputs.refs[name] for name in ("base", "data", "replay") if name in inputs}
+    where = Resources.model_validate(inputs.where)
+    done = supervise.train(supervise.Training("sft", config | {"where": inputs.where}, refs), inputs.key, inputs.store, where)
+    summary = done["summary"]
     line = (
         f"{summary['examples']:,} examples, {summary['steps']} steps, loss {summary['loss_first']:.2f} → {summary['loss_final']:.2f}, "
         f"{summary['tokens_per_second']:.0f} tokens/s"
     )
-    return Result(summary, metrics=metrics, line=line)
+    if "stopped" in summary:
+        line += f"; {summary['stopped']}"
+    return Result(
+        summary, done["refs"], {name: summary[name] for name in METRICS}, line,
+        when_kept=lambda: supervise.forget(done["run"], inputs.store),
+    )  # fmt: skip
 
 
-def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: Path | None = None) -> dict:
-    """Train a LoRA adapter on `train` (curated rows, JSONL) and write it to `output`.
+def sft_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
+    """Train as tunegate.train.job does, with checkpoints in the store."""
+    from tunegate.train.running import Attempt
+
+    settings = Sft.model_validate(config["sft"])
+    where = Resources.model_validate(config["where"])
+    attempt = Attempt(inputs.store, run, settings.save_total_limit, supervise.price_per_hour(where))
+    return sft(
+        settings, Task.model_validate(config["task"]), inputs["base"], inputs["data"] / "train.jsonl", output / "adapter",
+        inputs["replay"] / "replay.jsonl" if "replay" in inputs else None, inputs["data"] / "dev.jsonl", attempt,
+    )  # fmt: skip
+
+
+def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: Path | None = None, dev: Path | None = None,
+        attempt=None) -> dict:  # fmt: skip
+    """Train on `train` (curated rows, JSONL) and write the adapter, or with method full the whole model, to `output`.
+
+    Args:
+        dev: rows on whose loss early stopping decides.
+        attempt: a tunegate.train.running.Attempt: where checkpoints are; none are kept without it.
 
     Returns a summary: counts, seconds, tokens per second, and the loss log ([{"step", "loss", …}]).
 
     Raises:
         BadInput: no chat template, no rows, or rows that do not fit task.max_length tokens.
         Refused: the end-of-turn token is outside the loss, or training diverged.
+        Interrupted: it was asked to stop.
     """
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer
-
-    from tunegate.train.examples import load_examples, stop_token_share
-    from tunegate.train.model import device, keeping_freed_memory, load_base, load_tokenizer, save_adapter, train_adapter_in_float32
-    from tunegate.train.progress import Progress
+    from tunegate.train import examples as rendered
+    from tunegate.train.model import load_tokenizer, save_adapter, save_model
+    from tunegate.train.running import Attempt, first_process, run
 
     tokenizer = load_tokenizer(base)
-    examples, counts = load_examples(train, replay, tokenizer, task, config.replay_share)
-    quantized = f"{config.bnb_4bit_quant_type.upper()}{' with double quantisation' if config.bnb_4bit_use_double_quant else ''}"
-    say(f"      sft: {len(examples)} examples ({counts['replayed']} replayed), base in {quantized if config.load_in_4bit else 'bfloat16'}")
-    progress = Progress("sft")
+    examples, counts = rendered.load_examples(train, replay, tokenizer, task, config.replay_share)
+    judged = None
+    if config.early_stopping_patience:
+        if dev is None or not dev.is_file():
+            raise BadInput("sft.early_stopping_patience needs rows to evaluate on: dev.jsonl, which curate writes where dev_rows is not 0.")
+        judged, _ = rendered.load_examples(dev, None, tokenizer, task, 0)
+    say(f"      sft: {len(examples)} examples ({counts['replayed']} replayed), {describe(config)}")
+    ran = run("sft", config, attempt or Attempt(), build(config, task, base, tokenizer, examples, judged, output.parent / ".trainer"),
+              config.early_stopping_patience)  # fmt: skip
+    if first_process():
+        (save_adapter if config.method == "lora" else save_model)(ran.trainer.model, tokenizer, output)
+    tokens = ran.log[-1].get("num_tokens") if ran.log else None
+    new = tokens - next((entry["num_tokens"] for entry in ran.log if entry["step"] == ran.resumed_from), 0) if tokens else 0
+    return ran.summary | counts | {
+        "examples": len(examples),
+        "tokens_per_second": round(new / ran.seconds_now, 1),
+        "trainable_parameters": sum(p.numel() for p in ran.trainer.model.parameters() if p.requires_grad),
+        "stop_token_in_loss": rendered.stop_token_share(examples, tokenizer),
+        "loss_first": ran.log[0]["loss"],
+        "loss_final": ran.log[-1]["loss"],
+    }  # fmt: skip
+
+
+def describe(config: Sft) -> str:
+    if config.method == "full":
+        return "all weights in float32"
+    lora = "DoRA" if config.lora.use_dora else "rank-stabilised LoRA" if config.lora.use_rslora else "LoRA"
+    double = " with double quantisation" if config.bnb_4bit_use_double_quant else ""
+    weights = config.bnb_4bit_quant_type.upper() + double if config.load_in_4bit else "bfloat16"
+    return f"{lora} of rank {config.lora.r} on a base in {weights}"
+
+
+def build(config: Sft, task: Task, base: Path, tokenizer, examples: list[dict], judged: list[dict] | None, scratch: Path) -> Callable:
+    """Give the function that makes the trainer, for tunegate.train.running.run."""
+
+    def make(batch, checkpointing):
+        from tunegate.train.model import load_base
+
+        return sft_trainer(load_base(base, config), tokenizer, examples, config, task, batch, checkpointing, scratch, judged)
+
+    return make
+
+
+def sft_trainer(model, tokenizer, examples: list[dict], config: Sft, task: Task, batch, checkpointing, scratch: Path, judged=None):
+    """Make TRL's trainer for `model`, with trainable weights in float32."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from tunegate.train.arguments import common, drop_printer, quiet
+    from tunegate.train.batch import by_length, whole
+    from tunegate.train.model import lora_config, train_in_float32
+    from tunegate.train.running import processes
+
+    grouped = config.train_sampling_strategy == "group_by_length" and not config.packing
+    if grouped:
+        order = by_length([len(example["input_ids"]) for example in examples], whole(config, processes()), config.seed)
+        examples = [examples[i] for i in order]
     with quiet():
         trainer = SFTTrainer(
-            model=load_base(base, config),
+            model=model,
             args=SFTConfig(
-                output_dir=str(output.parent / ".trainer"), report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=10,
-                logging_first_step=True,
-                logging_nan_inf_filter=False,  # the default hides a NaN behind a running mean
-                max_length=task.max_length, packing=config.packing, train_sampling_strategy=config.train_sampling_strategy,
-                learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type, warmup_steps=config.warmup_steps,
-                num_train_epochs=config.num_train_epochs, per_device_train_batch_size=config.per_device_train_batch_size,
-                gradient_accumulation_steps=config.gradient_accumulation_steps, activation_checkpointing=config.gradient_checkpointing,
-                max_grad_norm=config.max_grad_norm, bf16=True, use_cpu=device() == "cpu", seed=config.seed, data_seed=config.seed,
-                dataloader_pin_memory=device() != "cpu",
+                **common(config, batch, checkpointing, scratch), logging_steps=10, max_length=task.max_length, packing=config.packing,
+                train_sampling_strategy="sequential" if grouped else "random", eval_strategy="steps" if judged else "no",
+                eval_steps=config.eval_steps, per_device_eval_batch_size=batch.rows,
             ),
-            train_dataset=Dataset.from_list(examples), processing_class=tokenizer, callbacks=[progress],
-            peft_config=LoraConfig(
-                r=config.lora.r, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout,
-                target_modules=config.lora.target_modules, task_type="CAUSAL_LM",
-            ),
+            train_dataset=Dataset.from_list(examples), eval_dataset=Dataset.from_list(judged) if judged else None,
+            processing_class=tokenizer, peft_config=lora_config(config.lora) if config.method == "lora" else None,
         )  # fmt: skip
     drop_printer(trainer)
-    parameters = train_adapter_in_float32(trainer.model)
-    tokens = sum(len(example["input_ids"]) for example in examples) * config.num_train_epochs
-    torch.manual_seed(config.seed)
-    started = time.monotonic()
-    with keeping_freed_memory():
-        trainer.train()
-    seconds = time.monotonic() - started
-    save_adapter(trainer.model, tokenizer, output)
-    losses = [entry["loss"] for entry in progress.log] or [float("nan")]
-    return {
-        "examples": len(examples),
-        **counts,
-        "steps": trainer.state.global_step,
-        "seconds_train": round(seconds, 1),
-        "tokens_per_second": round(tokens / seconds, 1),
-        "trainable_parameters": parameters,
-        "stop_token_in_loss": stop_token_share(examples, tokenizer),
-        "loss_first": losses[0],
-        "loss_final": losses[-1],
-        "log": progress.log,
-    }
-
-
-def quiet():
-    """Keep the progress bars of dataset preparation, which redraw a terminal line, out of a log made of lines."""
-    from contextlib import contextmanager
-
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar
-
-    @contextmanager
-    def silenced():
-        disable_progress_bar()
-        try:
-            yield
-        finally:
-            enable_progress_bar()
-
-    return silenced()
-
-
-def drop_printer(trainer) -> None:
-    """Remove the callback that prints raw log dictionaries; ours prints lines for people."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
+    train_in_float32(trainer.model)
+    return trainer

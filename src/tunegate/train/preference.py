@@ -1,0 +1,133 @@
+"""Train an adapter on pairs with TRL: DPO against its frozen self, KTO on single answers, or ORPO without a reference."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from tunegate import rows
+from tunegate.errors import BadInput
+from tunegate.recipe import Prefer, Resources, Sft, Task
+from tunegate.steps import Inputs, say
+from tunegate.train import supervise
+from tunegate.train.batch import by_length, whole
+from tunegate.train.pairs import PAIRS
+
+REFERENCE_ROWS = 8  # pairs scored at once by the reference, without gradients; arbitrary
+
+
+def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
+    """Train as tunegate.train.job does, and score the result on dev."""
+    from tunegate.train.generate import dev_score, merged_model
+    from tunegate.train.model import load_tokenizer
+    from tunegate.train.running import Attempt, first_process
+
+    settings, task = Prefer.model_validate(config["prefer"]), Task.model_validate(config["task"])
+    where = Resources.model_validate(config["where"])
+    attempt = Attempt(inputs.store, run, settings.save_total_limit, supervise.price_per_hour(where))
+    base, trained = inputs["base"], output / "adapter"
+    pairs = list(rows.read_json_lines(inputs["pairs"] / PAIRS))
+    summary = train_on_pairs(settings, Sft.model_validate(config["sft"]), task, base, inputs["adapter"], pairs, trained, attempt)
+    if first_process():
+        summary["exact_dev_after"] = dev_score(merged_model(base, trained), load_tokenizer(base), inputs["data"], task)
+    return summary
+
+
+def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, pairs: list[dict], output: Path, attempt=None) -> dict:
+    """Train a copy of `adapter` on pairs ({"prompt", "chosen", "rejected"}, lists of turns) and write it to `output`.
+
+    Raises:
+        BadInput: no pair fits into task.max_length tokens; or sft trained all weights, and there is no adapter to go on with.
+        Refused, Interrupted: see tunegate.train.running.run.
+    """
+    from tunegate.train.model import load_tokenizer, save_adapter
+    from tunegate.train.running import Attempt, first_process, run
+
+    if sft.method == "full":
+        raise BadInput("prefer goes on with an adapter, and sft.method is full. Set prefer.method: none, or sft.method: lora.")
+    tokenizer = load_tokenizer(base)
+    fit = [pair for pair in pairs if longest(pair, tokenizer) <= task.max_length]
+    if not fit:
+        raise BadInput(f"None of {len(pairs)} pairs fits into {task.max_length} tokens. Raise task.max_length.")
+    say(f"      prefer: {config.method.upper()} on {len(fit)} pairs, β {config.beta:g}")
+    build = builder(config, sft, task, base, adapter, tokenizer, fit, output.parent / ".trainer")
+    ran = run("prefer", config, attempt or Attempt(), build)
+    if first_process():
+        save_adapter(ran.trainer.model, tokenizer, output)
+    shutil.rmtree(output.parent / ".trainer", ignore_errors=True)
+    return ran.summary | {"pairs_too_long": len(pairs) - len(fit)}
+
+
+def longest(pair: dict, tokenizer) -> int:
+    """Count the tokens of the longer of a pair's two conversations."""
+    return max(
+        len(tokenizer.apply_chat_template([*pair["prompt"], *pair[side]], return_dict=True)["input_ids"]) for side in ("chosen", "rejected")
+    )
+
+
+def builder(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, tokenizer, pairs: list[dict], scratch: Path) -> Callable:
+    """Give the function that makes the trainer, for tunegate.train.running.run."""
+
+    def make(batch, checkpointing):
+        from peft import PeftModel
+
+        from tunegate.train.model import load_base
+
+        # Pairs are padded, not packed: TRL has no packing for them.
+        loaded = load_base(base, sft.model_copy(update={"packing": False}))
+        return preference_trainer(PeftModel.from_pretrained(loaded, adapter, is_trainable=True), tokenizer, pairs, config, task, batch,
+                                  checkpointing, scratch)  # fmt: skip
+
+    return make
+
+
+def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task: Task, batch, checkpointing, scratch: Path):
+    """Make TRL's trainer for a PeftModel. Given a trained adapter, DPO and KTO keep a frozen copy of it as the reference."""
+    from datasets import Dataset
+
+    from tunegate.train.arguments import common, drop_printer, quiet
+    from tunegate.train.model import train_in_float32
+    from tunegate.train.running import processes
+
+    shared = common(config, batch, checkpointing, scratch) | {
+        "logging_steps": 2, "beta": config.beta, "max_length": task.max_length, "dataloader_drop_last": True,
+    }  # fmt: skip
+    if config.method != "kto":  # rows of like length together: pairs are padded. KTO sorts them in its own way
+        order = by_length([longest(pair, tokenizer) for pair in pairs], whole(config, processes()), config.seed)
+        pairs = [pairs[i] for i in order]
+        shared["train_sampling_strategy"] = "sequential"
+    reference = {"precompute_ref_log_probs": precomputes(config), "precompute_ref_batch_size": REFERENCE_ROWS}
+    with quiet():
+        if config.method == "dpo":
+            from trl import DPOConfig, DPOTrainer
+
+            smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
+            arguments = DPOConfig(**shared, **reference, **smoothing, loss_type=[config.loss_type])
+            trainer = DPOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+        elif config.method == "kto":
+            from trl import KTOConfig, KTOTrainer
+
+            arguments = KTOConfig(**shared, **reference)
+            trainer = KTOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(singles(pairs)), processing_class=tokenizer)
+        else:
+            import os
+
+            os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+            from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+            arguments = ORPOConfig(**shared, remove_unused_columns=False)
+            trainer = ORPOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+    drop_printer(trainer)
+    train_in_float32(trainer.model)
+    return trainer
+
+
+def precomputes(config: Prefer) -> bool:
+    """Say whether the reference is scored once, before training: that pays where each pair is seen more than once."""
+    return config.num_train_epochs > 1 if config.precompute_ref_log_probs == "auto" else config.precompute_ref_log_probs
+
+
+def singles(pairs: list[dict]) -> list[dict]:
+    """Make of each pair one wanted and one unwanted answer, which is what KTO learns from."""
+    return [
+        {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"} for pair in pairs for side in ("chosen", "rejected")
+    ]

@@ -1,0 +1,164 @@
+"""Run training in child processes and answer for them: out of memory, asked to stop, killed, several GPUs, several nodes.
+
+What a training is asked for stands in the store under `training/<run>/`: request.json (what to do), settings.json (how the
+batch was divided), checkpoints.json, error.json and result.json. So a process, a pod or a job that starts it again finds
+whatever the one before it left, and a training that is done is not done twice.
+"""
+
+import os
+import re
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunegate import children
+from tunegate.digests import digest_json
+from tunegate.errors import BadInput, Interrupted, Refused, TunegateError, Unavailable
+from tunegate.recipe import Resources
+from tunegate.steps import say
+from tunegate.store import Store
+from tunegate.train.checkpoints import Checkpoints
+
+OUT_OF_MEMORY = 71  # EX_OSERR of sysexits.h
+KILLED = 128 + signal.SIGKILL
+HALVINGS = 2
+GRACE_SECONDS = 60  # that a child gets to save
+ERRORS = {error.code: error for error in (BadInput, Refused, Unavailable, Interrupted)}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A piece of work of `tunegate.train.job`, with all that its result depends on."""
+
+    work: str
+    config: dict
+    refs: dict[str, str]
+
+    def run(self, key: str) -> str:
+        """Name it in the store; `key` is that of its step, which covers the code too."""
+        return f"{self.work}-{digest_json([key, self.work, self.refs])}"
+
+
+def train(training: Training, key: str, store: Store, resources: Resources | None = None) -> dict:
+    """Do the work, or find it done; return {"summary", "refs", "run"}.
+
+    Raises:
+        BadInput, Refused: as the work does.
+        Unavailable: it was killed, or what it needs did not answer; started again it goes on from its last checkpoint.
+        Interrupted: it was asked to stop, and saved.
+    """
+    run = training.run(key)
+    place = f"training/{run}"
+    done = store.read_json(f"{place}/result.json")
+    if done and all(store.has(ref) for ref in done["refs"].values()):
+        say(f"      {training.work}: found done")
+        return done
+    store.write_json(f"{place}/request.json", {"work": training.work, "config": training.config, "refs": training.refs, "run": run})
+    halved = 0
+    while True:
+        store.write_json(f"{place}/error.json", {})
+        before = _memory_kills()
+        code = _launch(store.uri, run)
+        if code == 0:
+            return store.read_json(f"{place}/result.json")
+        error = store.read_json(f"{place}/error.json") or {}
+        code = error.get("code", code)
+        if code == OUT_OF_MEMORY or (code == KILLED and _memory_kills() != before):
+            if halved == HALVINGS or not _with_less_memory(store, place):
+                raise BadInput(
+                    f"{training.work} ran out of memory {halved + 1} times, the last time with the smallest batch that was allowed. "
+                    "Shorten task.max_length, set gradient_checkpointing: true or load_in_4bit: true, or use a larger device."
+                )
+            halved += 1
+            continue
+        raise _as_error(code, error, training.work)
+
+
+def forget(run: str, store: Store) -> None:
+    """Remove the checkpoints of a training whose result is stored."""
+    Checkpoints(store, run).forget()
+
+
+def price_per_hour(where: Resources) -> float:
+    return where.hourly_price * where.nodes
+
+
+def _with_less_memory(store: Store, place: str) -> bool:
+    """Halve the micro-batch and double the accumulation, so that the optimizer step stays the same; say whether that was possible."""
+    settings = store.read_json(f"{place}/settings.json")
+    if not settings:
+        return False  # it did not come as far as a batch: the model alone is too large
+    if settings["rows"] % 2 == 0:
+        less = {**settings, "rows": settings["rows"] // 2, "accumulation": settings["accumulation"] * 2}
+        said = f"{less['rows']} rows at once instead of {settings['rows']}, {less['accumulation']} times to an optimizer step"
+    elif not settings["checkpointing"]:
+        less = {**settings, "checkpointing": True}
+        said = "activations are computed again in the backward pass instead of kept (gradient checkpointing)"
+    else:
+        return False
+    store.write_json(f"{place}/settings.json", less)
+    say(f"      Out of memory. Going on from the last checkpoint with {said}.")
+    return True
+
+
+def _as_error(code: int, error: dict, work: str) -> TunegateError:
+    if code in ERRORS and error.get("sentence"):
+        return ERRORS[code](error["sentence"])
+    if code == KILLED:
+        return Unavailable(f"{work} was killed (SIGKILL). Run again: it goes on from its last checkpoint.")
+    if code in ERRORS:
+        return ERRORS[code](f"{work} ended with code {code}; its own words are above.")
+    sentence = error.get("sentence") or f"{work} ended with code {code}; the trace is above."
+    failure = TunegateError(sentence)
+    failure.retryable = True
+    return failure
+
+
+def _launch(store_uri: str, run: str) -> int:
+    """Run tunegate.train.job in one process for each GPU; pass a SIGTERM on to it, and wait for it either way."""
+    processes = int(os.environ.get("TUNEGATE_TRAIN_PROCESSES") or max(1, visible_gpus()))
+    program = ["-m", "tunegate.train.job", store_uri, run]
+    if processes > 1:
+        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *program]
+    child = children.start([sys.executable, *program], GRACE_SECONDS)
+    try:
+        with _passing_on_sigterm(child):
+            return child.wait()
+    finally:
+        children.stop(child, GRACE_SECONDS)
+
+
+class _passing_on_sigterm:
+    def __init__(self, child):
+        self.child = child
+
+    def __enter__(self):
+        try:
+            self.before = signal.signal(signal.SIGTERM, lambda *_: children.ask_to_end(self.child))
+        except ValueError:  # not the main thread, which alone can listen
+            self.before = None
+
+    def __exit__(self, *_):
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+
+
+def visible_gpus() -> int:
+    """Count the NVIDIA GPUs of this machine or pod without loading torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name.strip() and name.strip() != "-1"])
+    return sum(1 for path in Path("/dev").glob("nvidia[0-9]*") if re.fullmatch(r"nvidia\d+", path.name))
+
+
+def _memory_kills() -> int:
+    """Count the processes that the kernel has killed in this container for want of memory."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            found = re.search(r"^oom_kill (\d+)$", Path(path).read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return 0
