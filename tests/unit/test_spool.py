@@ -1,5 +1,6 @@
 """Curves reach a real MLflow server once each, whatever dies or hangs on the way, and training does not wait."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from mlflow_server import MlflowServer
 
-from tunegate import tracking
+from tunegate import steps, tracking
+from tunegate.errors import Refused
 from tunegate.steps import Result
 from tunegate.tracking import curves, run
 from tunegate.tracking.spool import Spool
@@ -68,15 +71,15 @@ def _restarted():
     return tracking.tracker()
 
 
-def _log(steps, step_name="sft"):
-    for step in steps:
+def _log(numbers, step_name="sft"):
+    for step in numbers:
         tracking.log_metrics(step_name, {"loss": 1 / step, "learning_rate": 1e-4}, step)
 
 
-def _log_without_waiting(steps, step_name="sft"):
+def _log_without_waiting(numbers, step_name="sft"):
     """Log two points a step: 50 ms for 500 steps, the ten slowest calls apart (a busy machine's), none as long as a request's timeout."""
     taken = []
-    for step in steps:
+    for step in numbers:
         started = time.perf_counter()
         _log([step], step_name)
         taken.append(time.perf_counter() - started)
@@ -96,8 +99,8 @@ def _wait_until_sent(tracker):
         time.sleep(0.05)
 
 
-def _once(steps):
-    return {step: 1 for step in steps}
+def _once(numbers):
+    return {step: 1 for step in numbers}
 
 
 def test_mlflow_ignores_the_repetition_of_a_point(tracker):
@@ -215,6 +218,19 @@ def test_a_server_that_hangs_from_the_start_leaves_one_curve(tracker, server):
         server.go_on()
     _wait_until_sent(tracker)
     assert _steps(tracker) == _steps(_restarted()) == _once(range(1, 11))
+
+
+def test_a_step_that_fails_sends_its_curve_first(tracker, tmp_path, monkeypatch):
+    def diverge(config, inputs, output):
+        _log(range(1, 6))
+        raise Refused("Training diverged.")
+
+    monkeypatch.setattr(curves, "SEND_SECONDS", 1000)
+    monkeypatch.setitem(sys.modules, "diverging", SimpleNamespace(step=diverge))
+    monkeypatch.setitem(steps.STEPS, "sft", "diverging:step")
+    with pytest.raises(SystemExit):
+        steps.run("sft", json.dumps({"store": str(tmp_path / "store"), "config": {}, "code": ""}))
+    assert _steps(tracker) == _once(range(1, 6))
 
 
 def test_what_mlflow_never_takes_holds_up_nothing(tracker, capsys):
