@@ -182,6 +182,9 @@ def _record_error(store, name, config, refs, code, sentence, retryable) -> None:
                 "step": name, "code": code, "sentence": sentence, "retryable": retryable,
                 "call": digests.digest_json([config, refs]),
             })  # fmt: skip
+    from tunegate import tracking
+
+    tracking.flush()  # on a cluster the curve of a training that failed goes with its pod
 
 
 def _refuse_hopeless_retry(store, name, config, refs) -> None:

@@ -39,16 +39,15 @@ def test_a_step_becomes_a_nested_run_with_parameters_metrics_and_references(run)
     assert parent.data.metrics["sft.loss_nats_per_token"] == 0.5
 
 
-def test_curves_are_sent_in_batches_and_survive_a_server_that_fails(run, monkeypatch, capsys):
+def test_curves_are_sent_in_batches_and_survive_a_database_that_fails(run, monkeypatch, capsys):
     tracking.log_metrics("sft", {"loss": 2.0}, 1)
-    assert run.points["sft"], "the first point waits for its batch"
-    monkeypatch.setattr(run, "flushed", -1e9)
+    assert not run.steps, "the first point waits for its batch"
+    monkeypatch.setattr(tracking.curves, "FLUSH_SECONDS", 0.5)
     with monkeypatch.context() as broken:
         broken.setattr(run.client, "log_batch", lambda *a, **k: 1 / 0)
         tracking.log_metrics("sft", {"loss": 1.5}, 2)
         tracking.flush()
     assert capsys.readouterr().err.count("Warning: MLflow") == 1
-    run.silent_until = 0
     tracking.flush()
     history = run.client.get_metric_history(run.steps["sft"], "loss")
     assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.5)]
@@ -98,13 +97,15 @@ def test_quick_steps_leave_notes_that_are_logged_when_mlflow_is_loaded(run, monk
     with monkeypatch.context() as unloaded:
         unloaded.delitem(sys.modules, "mlflow")
         tracking.log_step("ingest", {"data": {}}, Result(metrics={"rows_read": 5}, reused=True, seconds=600))
-    assert len(list(run.notes.iterdir())) == 1
+        tracking.log_metrics("sft", {"loss": 1.0}, 1)
+    assert sorted(path.suffix for path in run.notes.iterdir()) == [".json", ".jsonl"]
     tracking.log_step("gate", {}, Result(seconds=1))
     ingest = _runs(run)["ingest"]
     assert ingest.data.metrics["rows_read"] == 5
     assert ingest.data.tags["tunegate.reused"] == "true"
     assert ingest.info.end_time - ingest.info.start_time < 5000, "what was reused took no time in this run"
-    assert not list(run.notes.iterdir())
+    assert run.client.get_run(run.steps["sft"]).data.metrics["loss"] == 1.0
+    assert [path.name for path in run.notes.glob("*.json")] == []
 
 
 def test_outside_of_a_run_nothing_happens(tmp_path, monkeypatch):
@@ -121,6 +122,7 @@ def test_outside_of_a_run_nothing_happens(tmp_path, monkeypatch):
 def test_a_dead_server_costs_one_warning_and_little_time(run, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking.curves, "FLUSH_SECONDS", 2.0)
     started = time.monotonic()
     for name in ("ingest", "curate", "sft"):
         tracking.log_step(name, {}, Result())
@@ -129,3 +131,5 @@ def test_a_dead_server_costs_one_warning_and_little_time(run, monkeypatch, capsy
     assert time.monotonic() - started < 5
     warned = capsys.readouterr().err.splitlines()
     assert len(warned) == 1 and warned[0].startswith("Warning: MLflow at http://127.0.0.1:9 did not take")
+    assert "is kept in" in warned[0]
+    assert len(list(tracking.tracker().notes.glob("*.json"))) == 3
