@@ -125,7 +125,8 @@ def _budget_line(text: str, hours: float, tokens: float | None, rate: float, nam
             else ("rows", recipe.task.max_length)
         )
         count = f"{bought / length / epochs:,.0f} {unit} of {length} tokens"
-        return f"{text} is enough for {count} in {epochs:g} epoch{'' if epochs == 1 else 's'} (estimate)"
+        apart = ", sampling them not counted" if name == "prefer" else ""
+        return f"{text} is enough for {count} in {epochs:g} epoch{'' if epochs == 1 else 's'}{apart} (estimate)"
     needed = tokens / rate / 3600
     if needed <= hours:
         return f"{text} is enough: at most {_amount(needed)} h are predicted (estimate)"
