@@ -14,9 +14,11 @@ from statistics import NormalDist
 
 import yaml
 
-from tunegate import memory, steps
+from tunegate import steps
 from tunegate.digests import canonical_json
 from tunegate.errors import BadInput, Unavailable
+from tunegate.predict import shape as shapes
+from tunegate.predict import table as predicted
 from tunegate.recipe import Recipe, parse_recipe
 from tunegate.store import Store, open_store
 
@@ -46,6 +48,7 @@ class Plan:
 
     steps: dict[str, str]
     facts: list[tuple[str, str]] = field(default_factory=list)
+    estimates: list[str] = field(default_factory=list)  # lines of a table: what each kind of device would need and give
     unchecked: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -53,7 +56,8 @@ class Plan:
 def plan_step(config: dict, inputs: steps.Inputs, output: Path) -> steps.Result:
     found = plan(parse_recipe(config["recipe"]))
     line = f"{dict(found.facts).get('parameters', 'size unknown')}; not checked: {len(found.unchecked)}"
-    return steps.Result({"steps": found.steps, "facts": found.facts, "unchecked": found.unchecked}, metrics=found.metrics, line=line)
+    summary = {"steps": found.steps, "facts": found.facts, "estimates": found.estimates, "unchecked": found.unchecked}
+    return steps.Result(summary, metrics=found.metrics, line=line)
 
 
 def step_config(recipe: str) -> str:
@@ -199,11 +203,11 @@ def _check_base(recipe: Recipe, store: Store, found: Plan) -> Path | None:
         found.unchecked.append(f"the tokenizer and chat template of {recipe.base_model}, which ingest mirrors")
         config = _hub_config(recipe.base_model, found) if recipe.base_model.startswith("hf://") else None
     if config is None:
-        found.unchecked.append("GPU memory, which needs the base model's config.json")
+        found.unchecked.append("GPU memory, hours and cost, which need the base model's config.json")
         return base
-    shape = memory.read_shape(config)
+    shape = shapes.read_shape(config)
     if shape is None:
-        found.unchecked.append(f"GPU memory: {config.get('model_type', 'this model')} is not built like Llama")
+        found.unchecked.append(f"GPU memory, hours and cost: {config.get('model_type', 'this model')} is not built like Llama")
         return base
     found.facts.append(("parameters", _count(shape.parameters)))
     found.facts.append(("adapter parameters", _count(shape.adapter_parameters(recipe.sft.lora))))
@@ -211,10 +215,10 @@ def _check_base(recipe: Recipe, store: Store, found: Plan) -> Path | None:
     longest = config.get("max_position_embeddings")
     if longest and recipe.serve.max_model_len > longest:
         raise BadInput(f"serve.max_model_len is {recipe.serve.max_model_len}; the base model reads at most {longest} tokens.")
-    gpu = recipe.resources.gpu_memory_gib if recipe.resources.gpus else float("inf")
-    need = memory.refuse_if_too_large(shape, recipe.sft, recipe.prefer, recipe.task.max_length, gpu)
-    found.metrics["training_memory_predicted_gib"] = round(need, 2)
-    found.facts.append(("training memory", f"{need:.1f} GiB predicted, {gpu:g} GiB on the GPU of recipe.resources"))
+    outlook = predicted.refuse_or_predict(shape, recipe)
+    found.metrics["training_memory_predicted_gib"] = round(outlook.need_gib, 2)
+    found.facts += predicted.facts(shape, recipe, outlook)
+    found.estimates += predicted.table(shape, recipe)
     return base
 
 
@@ -289,4 +293,4 @@ def table(found: Plan) -> list[str]:
     """Lay the plan out for a terminal."""
     width = max(len(name) for name, _ in found.facts)
     lines = [f"{name:<{width}}  {text}" for name, text in found.facts]
-    return lines + [f"not checked: {what}" for what in found.unchecked]
+    return lines + found.estimates + [f"not checked: {what}" for what in found.unchecked]

@@ -334,7 +334,10 @@ class Resources(Section):
     preemptible: bool = False  # train in a TrainJob too, which is told before its node goes, and saves
     runtime: str = "torch-distributed"  # the TrainJob's ClusterTrainingRuntime
     queue: str = ""  # Kueue's LocalQueue for the TrainJob
-    gpu_memory_gib: Annotated[float, Field(gt=0)] = 80
+    gpu_kind: Literal["L4", "A10G", "RTX-4090", "A100-40", "A100-80", "H100", "H200", "cpu"] | None = None  # none: A100-80 is assumed
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None  # of one device; none: what the kind has
+    gpu_tflops: Annotated[float, Field(gt=0)] | None = None  # of dense products in bfloat16; none: the kind's data sheet
+    utilisation: Annotated[float, Field(gt=0, le=1)] | None = None  # share of gpu_tflops that training reaches; none: the kind's
     cpus: Annotated[float, Field(gt=0)] = 8
     memory_gib: Annotated[float, Field(gt=0)] = 64
     hourly_price: Annotated[float, Field(ge=0)] = 2.0  # currency units per machine hour, for cost figures; arbitrary

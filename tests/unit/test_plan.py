@@ -26,6 +26,39 @@ def test_a_sound_recipe_passes_and_is_described(tiny_recipe):
     assert found.metrics["training_memory_predicted_gib"] > 0
 
 
+def test_every_kind_of_device_is_predicted(tiny_recipe):
+    lines = planning.table(plan(tiny_recipe(), "resources.gpu_kind=H200"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("estimates"))
+    assert [line.split()[0] for line in lines[start + 1 : start + 7]] == ["L4", "A10G", "RTX-4090", "A100-40", "A100-80", "H100"]
+    assert lines[start + 7].startswith("> H200") and lines[start + 8].startswith("  this CPU")
+    assert "for each million tokens" in lines[start + 9]
+
+
+def test_a_budget_is_compared_with_what_is_predicted(tiny_recipe):
+    rows = ["curate.max_train_rows=1000", "sft.num_train_epochs=1"]
+    enough = dict(plan(tiny_recipe(), *rows, "sft.max_hours=1", "sft.max_cost=2").facts)
+    assert "1 h is enough: at most" in enough["sft.max_hours"] and "(1 h) is enough" in enough["sft.max_cost"]
+    short = dict(plan(tiny_recipe(), *rows, "sft.max_hours=0.00001").facts)
+    assert "is exceeded by up to" in short["sft.max_hours"]
+    bought = dict(plan(tiny_recipe(), "sft.max_hours=1", "prefer.max_hours=1").facts)
+    assert "rows of 1024 tokens in 3 epochs" in bought["sft.max_hours"] and "pairs of 2048 tokens in 1 epoch" in bought["prefer.max_hours"]
+    assert "not known before curation" in bought["sft speed"]
+
+
+def test_a_measured_rate_reaches_neither_slices_nor_metrics(tiny_recipe, monkeypatch):
+    from dataclasses import replace
+
+    from tunegate.predict import devices, outlook, table
+
+    before = plan(tiny_recipe(), "resources.gpu_kind=cpu")
+    fast = replace(devices.this_cpu(), tflops=1000.0)
+    for module in (outlook, table):
+        monkeypatch.setattr(module, "this_cpu", lambda: fast)
+    after = plan(tiny_recipe(), "resources.gpu_kind=cpu")
+    assert before.estimates != after.estimates
+    assert before.steps == after.steps and before.metrics == after.metrics
+
+
 def test_each_step_gets_its_sections_only(tiny_recipe):
     found = plan(tiny_recipe())
     assert set(found.steps) == set(planning.SECTIONS)
@@ -60,7 +93,7 @@ def test_slices_of_a_dumped_recipe_are_the_same(tiny_recipe):
         (["task.max_new_tokens=2048"], "no room is left for a prompt"),
         (["serve.max_model_len=8192"], "reads at most 4096 tokens"),
         (["deploy.target=kserve"], "needs deploy.image with its digest"),
-        (["resources.gpu_memory_gib=1"], "Training needs about"),
+        (["resources.gpu_memory_gib=0.9"], "Training needs at least"),
     ],
 )
 def test_what_could_never_end_well_is_refused(tiny_recipe, overrides, sentence):
