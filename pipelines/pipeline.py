@@ -23,22 +23,11 @@ from components.promote.component import promote
 from components.register.component import register
 from components.report.component import report
 from components.sft.component import sft
+from tunegate.train_job import SECRET_KEYS
 
 COMPILED = Path(__file__).resolve().parent.parent / "src" / "tunegate" / "pipeline.yaml"
 
 RETURNED = "Output"  # what kfp calls the value that a component returns without a name
-
-# Keys of the Kubernetes secret, each handed to every step as the variable of the same name; absent keys are no error.
-SECRET_KEYS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_ENDPOINT_URL",
-    "AWS_DEFAULT_REGION",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "HF_TOKEN",
-)
 
 
 def _prepare(task, image, secret, cache: bool = True):
@@ -111,14 +100,14 @@ def tunegate(
             tuned = heavy(
                 sft(
                     config=config["sft"], base=raw["base"], data=curated["data"], replay=prompted["replay"],
-                    resources=resources,
+                    resources=resources, image=image_train, secret=secret,
                 ),
                 image_train,
             ).set_retry(1).outputs[RETURNED]  # fmt: skip
             preferred = heavy(
                 prefer(
                     config=config["prefer"], base=raw["base"], data=curated["data"], adapter=tuned,
-                    replay=prompted["replay"], resources=resources,
+                    replay=prompted["replay"], resources=resources, image=image_train, secret=secret,
                 ),
                 image_train,
             ).set_retry(1).outputs[RETURNED]  # fmt: skip

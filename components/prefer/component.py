@@ -14,13 +14,15 @@ def prefer(
     adapter: str,
     replay: str,
     resources: str,
+    image: str,
+    secret: str,
     model: Output[Model],
     metrics: Output[Metrics],
 ) -> str:
     """Train the adapter on pairs mined from its own answers; return the better adapter's reference."""
     from tunegate import steps
 
-    result = steps.run("prefer", config, base=base, data=data, adapter=adapter, replay=replay)
+    result = steps.run("prefer", config, where={"image": image, "secret": secret}, base=base, data=data, adapter=adapter, replay=replay)
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
     model.metadata.update(ref=result["adapter"], resources=resources)

@@ -13,13 +13,15 @@ def sft(
     data: str,
     replay: str,
     resources: str,
+    image: str,
+    secret: str,
     model: Output[Model],
     metrics: Output[Metrics],
 ) -> str:
     """Train an adapter by supervised fine-tuning; return its reference."""
     from tunegate import steps
 
-    result = steps.run("sft", config, base=base, data=data, replay=replay)
+    result = steps.run("sft", config, where={"image": image, "secret": secret}, base=base, data=data, replay=replay)
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
     model.metadata.update(ref=result["adapter"], resources=resources)

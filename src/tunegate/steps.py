@@ -93,13 +93,16 @@ def code_of(name: str) -> str:
     return digests.code_digest(STEPS[name].partition(":")[0])
 
 
-def run(name: str, config: str, **refs: str) -> Result:
+def run(name: str, config: str, where: dict | None = None, **refs: str) -> Result:
     """Run step `name` with its canonical configuration slice (JSON) and the references of its inputs.
+
+    `where` adds to what the slice says of the machines it may use; results do not depend on it.
 
     On an error of ours: the sentence goes to standard error and to `runs/<run id>/error.json` in the store, and the process
     exits with the error's code. A retry after an error that no retry can mend exits at once.
     """
     slice_ = json.loads(config)
+    slice_["where"] = slice_.get("where", {}) | (where or {})
     store = open_store(slice_["store"])
     place = f"[{list(STEPS).index(name) + 1:>2}/{len(STEPS)}] {name}"
     try:
@@ -141,7 +144,7 @@ def _run(name: str, place: str, slice_: dict, store: Store, refs: dict[str, str]
         work = getattr(import_module(module), function)
         with tempfile.TemporaryDirectory(prefix=f"tunegate-{name}-", dir=os.environ.get("TUNEGATE_SCRATCH")) as scratch:
             output = Path(scratch)
-            result = work(slice_["config"], Inputs(refs, store, key, slice_.get("where", {})), output)
+            result = work(slice_["config"], Inputs(refs, store, key, slice_["where"]), output)
             for part in sorted(p for p in output.iterdir() if p.is_dir() and not p.name.startswith(".")):
                 result.refs[part.name] = store.put(f"{name}-{part.name}", part)
         result.seconds = time.monotonic() - started

@@ -8,7 +8,7 @@ import fake_trainer_api
 import pytest
 
 from tunegate.errors import BadInput, Refused, Unavailable
-from tunegate.train_job import SECRET_KEYS, JobRequest, api, job_name, manifest, own_namespace, run
+from tunegate.train_job import JobRequest, api, job_name, manifest, own_namespace, run
 from tunegate.train_job.log import Cursor
 
 IMAGE = "registry.example/tunegate/train@sha256:" + "ab" * 32
@@ -75,19 +75,6 @@ def test_keys_of_the_secret_are_optional_variables_and_the_recipes_come_first():
     key = {"name": "tunegate", "key": "AWS_ACCESS_KEY_ID", "optional": True}
     assert env["AWS_ACCESS_KEY_ID"]["valueFrom"] == {"secretKeyRef": key}
     assert not any("valueFrom" in entry for entry in manifest(changed(secret=""))["spec"]["trainer"]["env"])
-
-
-def test_the_keys_are_those_that_the_pipelines_steps_get():
-    from pipelines.pipeline import SECRET_KEYS as of_pipeline
-
-    assert SECRET_KEYS == of_pipeline
-
-
-@pytest.mark.parametrize(("fields", "grace"), [({}, 120), ({"preemptible": True}, 600), ({"preemptible": True, "grace_seconds": 90}, 90)])
-def test_the_grace_period_reaches_the_pod_and_torchrun(fields, grace):
-    body = manifest(changed(**fields))
-    assert pod_patch(body)["spec"]["terminationGracePeriodSeconds"] == grace
-    assert {"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": str(grace - 15)} in body["spec"]["trainer"]["env"]
 
 
 def test_queue_run_and_preemptibility_are_labels():

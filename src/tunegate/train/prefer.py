@@ -6,7 +6,7 @@ same prompt, both of the model being trained. The result is kept only if greedy 
 
 from pathlib import Path
 
-from tunegate.recipe import Prefer, Resources
+from tunegate.recipe import Prefer
 from tunegate.steps import Inputs, Result
 from tunegate.train import supervise
 
@@ -18,10 +18,9 @@ def prefer_step(config: dict, inputs: Inputs, output: Path) -> Result:
     given = {"adapter": inputs.refs["adapter"]}
     if settings.method == "none":
         return Result({"kept": False, "outcome": "no preference step asked for; the SFT adapter goes on", "log": []}, given)
-    where = Resources.model_validate(inputs.where)
-    config = config | {"where": inputs.where}
+    config = config | {"price_per_hour": supervise.price_per_hour(inputs.where)}
     refs = {name: inputs.refs[name] for name in ("base", "adapter", "data")}
-    prepared = supervise.train(supervise.Training("pairs", config, refs), inputs.key, inputs.store, where)
+    prepared = supervise.train(supervise.Training("pairs", config, refs), inputs)
     summary = prepared["summary"] | {"kept": False, "log": []}
     if summary["steps"] < settings.min_steps:
         summary["outcome"] = (
@@ -29,7 +28,7 @@ def prefer_step(config: dict, inputs: Inputs, output: Path) -> Result:
             "the SFT adapter goes on"
         )
         return _result(summary, given)
-    done = supervise.train(supervise.Training("prefer", config, refs | prepared["refs"]), inputs.key, inputs.store, where)
+    done = supervise.train(supervise.Training("prefer", config, refs | prepared["refs"]), inputs)
     summary |= done["summary"]
     summary["kept"] = summary["exact_dev_after"] >= summary["exact_dev_before"]
     summary["outcome"] = (

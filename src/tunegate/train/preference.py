@@ -6,9 +6,8 @@ from pathlib import Path
 
 from tunegate import rows
 from tunegate.errors import BadInput
-from tunegate.recipe import Prefer, Resources, Sft, Task
+from tunegate.recipe import Prefer, Sft, Task
 from tunegate.steps import Inputs, say
-from tunegate.train import supervise
 from tunegate.train.batch import by_length, whole
 from tunegate.train.pairs import PAIRS
 
@@ -22,8 +21,7 @@ def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
     from tunegate.train.running import Attempt, first_process
 
     settings, task = Prefer.model_validate(config["prefer"]), Task.model_validate(config["task"])
-    where = Resources.model_validate(config["where"])
-    attempt = Attempt(inputs.store, run, settings.save_total_limit, supervise.price_per_hour(where))
+    attempt = Attempt(inputs.store, run, settings.save_total_limit, config["price_per_hour"])
     base, trained = inputs["base"], output / "adapter"
     pairs = list(rows.read_json_lines(inputs["pairs"] / PAIRS))
     summary = train_on_pairs(settings, Sft.model_validate(config["sft"]), task, base, inputs["adapter"], pairs, trained, attempt)

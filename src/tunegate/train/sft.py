@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tunegate.errors import BadInput
-from tunegate.recipe import Resources, Sft, Task
+from tunegate.recipe import Sft, Task
 from tunegate.steps import Inputs, Result, say
 from tunegate.train import supervise
 
@@ -13,8 +13,7 @@ METRICS = ("examples", "steps", "seconds_train", "tokens_per_second", "loss_fina
 
 def sft_step(config: dict, inputs: Inputs, output: Path) -> Result:
     refs = {name: inputs.refs[name] for name in ("base", "data", "replay") if name in inputs}
-    where = Resources.model_validate(inputs.where)
-    done = supervise.train(supervise.Training("sft", config | {"where": inputs.where}, refs), inputs.key, inputs.store, where)
+    done = supervise.train(supervise.Training("sft", config | {"price_per_hour": supervise.price_per_hour(inputs.where)}, refs), inputs)
     summary = done["summary"]
     line = (
         f"{summary['examples']:,} examples, {summary['steps']} steps, loss {summary['loss_first']:.2f} → {summary['loss_final']:.2f}, "
@@ -33,8 +32,7 @@ def sft_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
     from tunegate.train.running import Attempt
 
     settings = Sft.model_validate(config["sft"])
-    where = Resources.model_validate(config["where"])
-    attempt = Attempt(inputs.store, run, settings.save_total_limit, supervise.price_per_hour(where))
+    attempt = Attempt(inputs.store, run, settings.save_total_limit, config["price_per_hour"])
     return sft(
         settings, Task.model_validate(config["task"]), inputs["base"], inputs["data"] / "train.jsonl", output / "adapter",
         inputs["replay"] / "replay.jsonl" if "replay" in inputs else None, inputs["data"] / "dev.jsonl", attempt,

@@ -15,9 +15,8 @@ from pathlib import Path
 from tunegate import children
 from tunegate.digests import digest_json
 from tunegate.errors import BadInput, Interrupted, Refused, TunegateError, Unavailable
-from tunegate.recipe import Resources
-from tunegate.steps import say
-from tunegate.store import Store
+from tunegate.steps import Inputs, run_id, say
+from tunegate.store import Store, open_store
 from tunegate.train.checkpoints import Checkpoints
 
 OUT_OF_MEMORY = 71  # EX_OSERR of sysexits.h
@@ -40,15 +39,18 @@ class Training:
         return f"{self.work}-{digest_json([key, self.work, self.refs])}"
 
 
-def train(training: Training, key: str, store: Store, resources: Resources | None = None) -> dict:
+def train(training: Training, inputs: Inputs) -> dict:
     """Do the work, or find it done; return {"summary", "refs", "run"}.
+
+    It is done on this machine, or, with `nodes` or `preemptible` in `inputs.where`, as a TrainJob.
 
     Raises:
         BadInput, Refused: as the work does.
         Unavailable: it was killed, or what it needs did not answer; started again it goes on from its last checkpoint.
         Interrupted: it was asked to stop, and saved.
     """
-    run = training.run(key)
+    store, run = inputs.store, training.run(inputs.key)
+    job = wants_job(inputs.where)
     place = f"training/{run}"
     done = store.read_json(f"{place}/result.json")
     if done and all(store.has(ref) for ref in done["refs"].values()):
@@ -59,7 +61,7 @@ def train(training: Training, key: str, store: Store, resources: Resources | Non
     while True:
         store.write_json(f"{place}/error.json", {})
         before = _memory_kills()
-        code = _launch(store.uri, run)
+        code = _launch_job(training.work, inputs, run) if job else launch(store.uri, run)
         if code == 0:
             return store.read_json(f"{place}/result.json")
         error = store.read_json(f"{place}/error.json") or {}
@@ -80,8 +82,9 @@ def forget(run: str, store: Store) -> None:
     Checkpoints(store, run).forget()
 
 
-def price_per_hour(where: Resources) -> float:
-    return where.hourly_price * where.nodes
+def price_per_hour(where: dict) -> float:
+    """Give the price of an hour on all nodes of `where`, a Resources section; 0 where none is known."""
+    return where.get("hourly_price", 0.0) * where.get("nodes", 1)
 
 
 def _with_less_memory(store: Store, place: str) -> bool:
@@ -115,11 +118,41 @@ def _as_error(code: int, error: dict, work: str) -> TunegateError:
     return failure
 
 
-def _launch(store_uri: str, run: str) -> int:
+def wants_job(where: dict) -> bool:
+    return where.get("nodes", 1) > 1 or where.get("preemptible", False)
+
+
+def _launch_job(work: str, inputs: Inputs, run: str) -> int:
+    """Run the work as a TrainJob, whose nodes each call `main` below; return its exit code."""
+    from tunegate import train_job
+
+    where, store = inputs.where, inputs.store
+    if "://" not in store.uri:
+        raise BadInput(f"A TrainJob needs a store that its nodes can reach, and `store` is {store.uri}. Give an s3:// address.")
+    nodes = 1 if work == "pairs" else where["nodes"]  # sampling answers is one process's work
+    request = train_job.JobRequest(
+        name=train_job.job_name(work, run, run_id()), namespace=train_job.own_namespace(), image=where.get("image", ""),
+        command=("python", "-m", "tunegate.train.supervise", store.uri, run), runtime=where["runtime"], nodes=nodes, gpus=where["gpus"],
+        gpu_type=where["gpu_type"], cpus=where["cpus"], memory_gib=where["memory_gib"], queue=where["queue"],
+        preemptible=where["preemptible"], env={"TUNEGATE_RUN_ID": run_id()}, secret=where.get("secret", ""),
+        labels={"tunegate/run": run_id()},
+    )  # fmt: skip
+    try:
+        train_job.run(request, train_job.connect(), say, lambda: store.read_json(f"training/{run}/error.json") or None)
+        return 0
+    except TunegateError:
+        # What ended it is in the store, if it could say so; only running out of memory is answered here.
+        if (store.read_json(f"training/{run}/error.json") or {}).get("code") != OUT_OF_MEMORY:
+            raise
+        return OUT_OF_MEMORY
+
+
+def launch(store_uri: str, run: str) -> int:
     """Run tunegate.train.job in one process for each GPU; pass a SIGTERM on to it, and wait for it either way."""
-    processes = int(os.environ.get("TUNEGATE_TRAIN_PROCESSES") or max(1, visible_gpus()))
     program = ["-m", "tunegate.train.job", store_uri, run]
-    if processes > 1:
+    if "PET_NNODES" in os.environ:  # a node of a TrainJob: torchrun reads who the others are from variables PET_…
+        program = ["-m", "torch.distributed.run", *program]
+    elif (processes := int(os.environ.get("TUNEGATE_TRAIN_PROCESSES") or max(1, visible_gpus()))) > 1:
         program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *program]
     child = children.start([sys.executable, *program], GRACE_SECONDS)
     try:
@@ -162,3 +195,19 @@ def _memory_kills() -> int:
         if found:
             return int(found[1])
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Be one node of a TrainJob: run the workers, and end with their code, which torchrun would not."""
+    if len(arguments) != 2:
+        print("Usage: python -m tunegate.train.supervise STORE RUN", file=sys.stderr)
+        return BadInput.code
+    uri, run = arguments
+    code = launch(uri, run)
+    if code == 0:
+        return 0
+    return (open_store(uri).read_json(f"training/{run}/error.json") or {}).get("code", code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,7 @@ NODE = "node"  # the runtimes' name for both the replicated job that trains and 
 MANAGER = "tunegate/train-job"
 REQUEST_ANNOTATION = "tunegate/request"
 RESTARTS_ANNOTATION = "tunegate/restarts"
-# Those of pipelines/pipeline.py, whose steps get the same variables.
+# Keys of the Kubernetes secret, each handed to every step, and to the nodes of a TrainJob, as the variable of the same name.
 SECRET_KEYS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
