@@ -18,11 +18,11 @@ from tunegate.store import Store, open_store
 
 TASK = Task(checker="json", system="Answer with JSON.", max_new_tokens=24, max_length=160)
 SFT = Sft(
-    learning_rate=5e-3, num_train_epochs=4, per_device_train_batch_size=1, gradient_accumulation_steps=2, packing=True, warmup_steps=2,
+    learning_rate=5e-3, num_train_epochs=8, per_device_train_batch_size=1, gradient_accumulation_steps=2, packing=True, warmup_steps=2,
     load_in_4bit=False, lora=Lora(r=4, alpha=8, dropout=0.1), save_minutes=1e-9,  # after each step
 )  # fmt: skip
 PREFER = Prefer(
-    learning_rate=1e-3, num_train_epochs=8, per_device_train_batch_size=2, gradient_accumulation_steps=2, min_steps=2,
+    learning_rate=1e-3, num_train_epochs=12, per_device_train_batch_size=2, gradient_accumulation_steps=2, min_steps=2,
     precompute_ref_log_probs=False, save_minutes=1e-9,
 )  # fmt: skip
 context = multiprocessing.get_context("forkserver")

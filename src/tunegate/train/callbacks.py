@@ -78,7 +78,7 @@ class Saving(TrainerCallback):
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         _gather_random_states(directory, args.process_index, args.world_size)
         if args.process_index == 0:
-            if _all_finite(model):
+            if all_finite(model):
                 seal(directory, self.run, state.global_step, args.world_size, self.seconds)
                 self.pusher.offer(directory, state.global_step)
             else:
@@ -98,7 +98,7 @@ class LossGuard(TrainerCallback):
     def __init__(self, name: str, patience: int):
         self.name, self.patience = name, patience
         self.first: list[float] = []
-        self.bad = 0
+        self.bad, self.seen = 0, ""
 
     def good(self) -> bool:
         return self.bad == 0
@@ -114,12 +114,22 @@ class LossGuard(TrainerCallback):
             self.bad = 0
             return
         self.bad += 1
+        self.seen = f"at step {state.global_step} the loss is {loss:.3g} (gradient norm {gradient:.3g})"
         if self.bad >= self.patience:
-            raise Refused(
-                f"Training diverged: at step {state.global_step} the loss is {loss:.3g} (gradient norm {gradient:.3g}), bad for "
-                f"{self.bad} logged steps in a row. Lower {self.name}.learning_rate or raise {self.name}.warmup_steps. "
-                "The checkpoint before it, if there was one, is kept."
-            )
+            raise self._diverged(f"{self.seen}, bad for {self.bad} logged steps in a row")
+
+    def end(self, model) -> None:
+        """Refuse a training that ended with a bad loss, before there were enough of them to stop it, or with broken weights."""
+        if self.bad:
+            raise self._diverged(f"{self.seen}, and it ended so")
+        if not all_finite(model):
+            raise self._diverged("its weights are not all numbers")
+
+    def _diverged(self, what: str) -> Refused:
+        return Refused(
+            f"Training diverged: {what}. Lower {self.name}.learning_rate or raise {self.name}.warmup_steps. "
+            "The last good checkpoint, if there was one, is kept."
+        )
 
 
 class KeepBest(TrainerCallback):
@@ -180,5 +190,5 @@ def _gather_random_states(directory: Path, rank: int, processes: int) -> None:
         (directory / f"rng_state_{other}.pth").write_bytes(state)
 
 
-def _all_finite(model) -> bool:
+def all_finite(model) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in model.parameters() if value.requires_grad)

@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> int:
         return _leave(store, run, 1, f"{type(error).__name__}: {error}. This is a fault of tunegate or of a library; the trace is above.")
     finally:
         tracking.flush()
+        _leave_the_others()
 
 
 def _work(store: Store, request: dict, first: bool) -> None:
@@ -86,6 +87,13 @@ def _leave(store: Store, run: str, code: int, sentence: str) -> int:
         store.write_json(f"training/{run}/error.json", {"code": code, "sentence": sentence})
     say(f"      {sentence}", file=sys.stderr)
     return code
+
+
+def _leave_the_others() -> None:
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _out_of_memory(error: Exception) -> bool:

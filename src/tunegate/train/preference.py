@@ -72,8 +72,10 @@ def builder(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, tok
 
         # Pairs are padded, not packed: TRL has no packing for them.
         loaded = load_base(base, sft.model_copy(update={"packing": False}))
-        return preference_trainer(PeftModel.from_pretrained(loaded, adapter, is_trainable=True), tokenizer, pairs, config, task, batch,
-                                  checkpointing, scratch)  # fmt: skip
+        model = PeftModel.from_pretrained(loaded, adapter, is_trainable=True)
+        # Else PEFT looks for the base on the hub at each checkpoint, to see whether its vocabulary grew.
+        model.peft_config["default"].base_model_name_or_path = str(base)
+        return preference_trainer(model, tokenizer, pairs, config, task, batch, checkpointing, scratch)
 
     return make
 
@@ -87,7 +89,7 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
     from tunegate.train.running import processes
 
     shared = common(config, batch, checkpointing, scratch) | {
-        "logging_steps": 2, "beta": config.beta, "max_length": task.max_length, "dataloader_drop_last": True,
+        "beta": config.beta, "max_length": task.max_length, "dataloader_drop_last": True,
     }  # fmt: skip
     if config.method != "kto":  # rows of like length together: pairs are padded. KTO sorts them in its own way
         order = by_length([longest(pair, tokenizer) for pair in pairs], whole(config, processes()), config.seed)

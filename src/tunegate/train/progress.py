@@ -43,12 +43,12 @@ class Progress(TrainerCallback):
         return f", {tokens / (now - self.started):.0f} tokens/s" if tokens > 0 else ""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not logs or args.process_index:
+        if not logs:
             return
         values = _numbers(logs)
         if "loss" in values:
             self.log.append({"step": state.global_step, **values})
-        if "loss" in values or "eval_loss" in values:
+        if args.process_index == 0 and ("loss" in values or "eval_loss" in values):
             tracking.log_metrics(self.name, {_with_unit(k): v for k, v in values.items()}, state.global_step)
 
 

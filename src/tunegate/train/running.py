@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from transformers import set_seed
 
 from tunegate import tracking
 from tunegate.errors import BadInput, Interrupted
@@ -115,9 +116,12 @@ def run(name: str, config: Training, attempt: Attempt, build: Callable, patience
     best = KeepBest(patience, found[1] if found else None) if patience else None
     for callback in filter(None, (guard, progress, best, saving)):  # saving comes last: it takes what the others left
         trainer.add_callback(callback)
+    trainer.args.logging_steps = _logging_steps(trainer, batch, config)
+    set_seed(config.seed)  # measuring has drawn from it
     try:
         with keeping_freed_memory():
             trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+        guard.end(trainer.model)
         if saving.stopped == "asked":
             _say_interrupted(name, trainer, saving, pusher)
     finally:
@@ -131,6 +135,12 @@ def run(name: str, config: Training, attempt: Attempt, build: Callable, patience
         trainer, batch, seconds, seconds - before, progress.log, saving.stopped, saving.blocked, found[0] if found else 0,
         checkpointing, best.step if best else 0,
     )  # fmt: skip
+
+
+def _logging_steps(trainer, batch: Batch, config: Training) -> int:
+    """Log each step of a short training, and every tenth of a long one."""
+    steps = len(trainer.train_dataset) * config.num_train_epochs / (batch.rows * batch.accumulation * processes())
+    return int(min(10, max(1, steps / 100)))
 
 
 def _hours(config: Training, attempt: Attempt) -> float | None:

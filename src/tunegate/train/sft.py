@@ -120,7 +120,7 @@ def sft_trainer(model, tokenizer, examples: list[dict], config: Sft, task: Task,
         trainer = SFTTrainer(
             model=model,
             args=SFTConfig(
-                **common(config, batch, checkpointing, scratch), logging_steps=10, max_length=task.max_length, packing=config.packing,
+                **common(config, batch, checkpointing, scratch), max_length=task.max_length, packing=config.packing,
                 train_sampling_strategy="sequential" if grouped else "random", eval_strategy="steps" if judged else "no",
                 eval_steps=config.eval_steps, per_device_eval_batch_size=batch.rows,
             ),
