@@ -120,9 +120,9 @@ class Rubric(Section):
 
 
 class Ifd(Section):
-    """Instruction-following difficulty: perplexity of the answer with its question over perplexity without it.
+    """Instruction-following difficulty: perplexity of the answer given its question over perplexity given an empty one.
 
-    The form of Superfiltering (Li et al., ACL 2024, arXiv 2402.00530); the first paper (arXiv 2308.12032) divides mean losses.
+    After Superfiltering (Li et al., ACL 2024, arXiv 2402.00530), whose denominator is the bare text: see curate/ifd.py.
     """
 
     enabled: bool = False  # needs the base model, and torch where curate runs
