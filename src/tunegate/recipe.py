@@ -169,7 +169,7 @@ class Curate(Section):
     min_train_rows: Count = 500  # fewer curated rows are prompted better than trained
     max_cluster_share: Share = 0.2  # a cluster larger than this would swallow the split
     seed: int = 0
-    executor: Literal["processes", "ray"] = "processes"  # what runs the stages that look at single rows; the result is the same
+    executor: Literal["processes", "ray"] = "processes"  # what runs the row stages and, under ray, signs texts; the result is the same
     workers: Count | None = None  # none: as many as there are cores
     chat_format: ChatFormat = ChatFormat()
     language: Language = Language()
