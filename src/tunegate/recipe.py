@@ -120,9 +120,9 @@ class Rubric(Section):
 
 
 class Ifd(Section):
-    """Instruction-following difficulty: perplexity of the answer with its question over perplexity without it.
+    """Instruction-following difficulty: perplexity of the answer given its question over perplexity given an empty one.
 
-    The form of Superfiltering (Li et al., ACL 2024, arXiv 2402.00530); the first paper (arXiv 2308.12032) divides mean losses.
+    After Superfiltering (Li et al., ACL 2024, arXiv 2402.00530), whose denominator is the bare text: see curate/ifd.py.
     """
 
     enabled: bool = False  # needs the base model, and torch where curate runs
@@ -169,7 +169,7 @@ class Curate(Section):
     min_train_rows: Count = 500  # fewer curated rows are prompted better than trained
     max_cluster_share: Share = 0.2  # a cluster larger than this would swallow the split
     seed: int = 0
-    executor: Literal["processes", "ray"] = "processes"  # what runs the stages that look at single rows; the result is the same
+    executor: Literal["processes", "ray"] = "processes"  # what runs the row stages and, under ray, signs texts; the result is the same
     workers: Count | None = None  # none: as many as there are cores
     chat_format: ChatFormat = ChatFormat()
     language: Language = Language()

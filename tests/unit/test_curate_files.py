@@ -8,6 +8,7 @@ from test_curate import alike, row, unlike, words
 
 from tunegate import rows
 from tunegate.cli_steps import settings
+from tunegate.curate import near_duplicates
 from tunegate.curate.files import curate_files
 from tunegate.errors import BadInput
 
@@ -119,11 +120,15 @@ def test_contrasts_are_reported_and_not_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("overrides", [["curate.workers=3"], ["curate.executor=ray", "curate.workers=2"]], ids=["processes", "ray"])
-def test_the_bytes_do_not_depend_on_who_does_the_work(tmp_path, overrides):
-    if "ray" in overrides[0]:
-        pytest.importorskip("ray")
+def test_the_bytes_do_not_depend_on_who_does_the_work(tmp_path, overrides, monkeypatch):
     made = unlike(2200) + alike(20) + [row("write to anna.example@example.org about it", "done, to anna.example@example.org")]
-    run(tmp_path, made, "curate.workers=1", name="one")
+    made += [row(r["messages"][0]["content"] + " so", r["messages"][1]["content"]) for r in made[:200]]
+    parts, rejected, report = run(tmp_path, made, "curate.workers=1", name="one")
+    assert sum(r["reason"] == "near-duplicate" for r in rejected) == 200
+    assert report["clusters"]["largest"] == 20 and len(parts["dev"]) == 10 and len(parts["test"]) == 20
+    if "curate.executor=ray" in overrides:
+        pytest.importorskip("ray")
+        monkeypatch.setattr(near_duplicates, "signatures", None)  # so this process cannot sign; Ray's workers can
     run(tmp_path, made, *overrides, name="many")
     for path in sorted((tmp_path / "one").iterdir()):
         assert (tmp_path / "many" / path.name).read_bytes() == path.read_bytes(), path.name

@@ -1,14 +1,16 @@
-"""Row stages give the same outcomes in this process, in several, and under Ray."""
+"""Row stages and signatures are the same in this process, in several, and under Ray."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy_stage
 from toy_stage import row
 
+from tunegate.curate import executor, near_duplicates
 from tunegate.curate.executor import ROWS_FOR_PROCESSES, Executor, run_row_stage
 from tunegate.curate.row_stages import Context, run_batch
 from tunegate.errors import BadInput, Unavailable
@@ -49,6 +51,19 @@ def test_ray_gives_the_same_bytes_and_the_same_errors(expected):
     assert run_all(workers=2, executor="ray") == expected
     with pytest.raises(BadInput, match="^The toy breaks.$"):
         run_row_stage("toy_stage", [row("a"), row("refuse")], Curate(workers=2, executor="ray"), CONTEXT)
+
+
+def test_signatures_are_the_same_in_threads_and_under_ray(monkeypatch):
+    pytest.importorskip("ray")
+    texts = ["", "abc", "abc\0", "\0", "今日はとても良い天気です", "𝒜𝒷𝒸𝒹𝑒𝒻𝑔𝒽"] + [f"question {n} of many" for n in range(500)]
+    keys = near_duplicates.band_keys(texts)
+    monkeypatch.setattr(near_duplicates, "BATCH_CHARACTERS", 1_000)
+    monkeypatch.setattr(executor, "BATCHES_IN_RAY", 20)  # more than two times over
+    with Executor(Curate(workers=3)) as threads, Executor(Curate(workers=2, executor="ray")) as ray:
+        assert np.array_equal(threads.band_keys(texts), keys)
+        assert threads.band_keys([]).shape == ray.band_keys([]).shape == (32, 0)
+        monkeypatch.setattr(near_duplicates, "signatures", None)  # in this process only: Ray's workers have modules of their own
+        assert np.array_equal(ray.band_keys(texts), keys)
 
 
 def test_many_rows_go_to_other_processes_and_few_do_not():

@@ -1,4 +1,4 @@
-"""IFD: the loss of an answer with and without its question, the same numbers however often the scoring was interrupted."""
+"""IFD: the loss of an answer with its question and with an empty one, the same numbers however often the scoring was interrupted."""
 
 import json
 import math
@@ -17,7 +17,7 @@ SYSTEM = "Answer with JSON."
 
 
 def example(name: str, asked: int, answered: int) -> ifd.Example:
-    return ifd.Example(name, list(range(asked + answered)), asked)
+    return ifd.Example(name, list(range(asked + answered)), asked, [1, 2])
 
 
 def test_batches_hold_like_lengths_within_their_tokens():
@@ -35,8 +35,8 @@ def test_only_whole_batches_come_from_the_cache_and_the_rest_leaves_it(tmp_path)
     cache = tmp_path / "ifd.jsonl"
     batches = {"k1": [example("a", 1, 2), example("b", 1, 2)], "k2": [example("c", 1, 2), example("d", 1, 2)]}
     lines = [
-        {"batch": "k1", "id": "a", "given": 0.5, "alone": 1.25}, {"batch": "k1", "id": "b", "given": 2, "alone": 1},
-        {"batch": "k2", "id": "c", "given": 3, "alone": 1}, {"batch": "old", "id": "d", "given": 3, "alone": 1},
+        {"batch": "k1", "id": "a", "given": 0.5, "unasked": 1.25}, {"batch": "k1", "id": "b", "given": 2, "unasked": 1},
+        {"batch": "k2", "id": "c", "given": 3, "unasked": 1}, {"batch": "old", "id": "d", "given": 3, "unasked": 1},
     ]  # fmt: skip
     cache.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"batch": "k2", "id": "d", "giv')
     assert ifd.read_cache(cache, batches) == {"k1": {"a": (0.5, 1.25), "b": (2, 1)}}
@@ -82,16 +82,19 @@ def plain_ifd(base, row: dict) -> float:
 
     model, tokenizer = load_base(base).eval(), load_tokenizer(base)
     prompt = rows.chat(row, SYSTEM)
-    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    asked, unasked = (
+        tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+        for turns in (prompt, [prompt[0], {"role": "user", "content": ""}])
+    )
     answer = tokenizer(rows.answer(row), add_special_tokens=False)["input_ids"]
 
     def perplexity(before: list[int]) -> float:
         ids = torch.tensor([before + answer]).to(model.device)
         with torch.no_grad():
             losses = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1].float(), ids[0, 1:], reduction="none")
-        return math.exp(losses[-(len(answer) - 1) :].mean())
+        return math.exp(losses[-len(answer) :].mean())
 
-    return perplexity(asked) / perplexity([])
+    return perplexity(asked) / perplexity(unasked)
 
 
 def test_scores_are_those_of_the_definition_on_a_real_model(tiny_base, made, scored):

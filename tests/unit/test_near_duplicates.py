@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunegate.curate import near_duplicates
-from tunegate.curate.near_duplicates import connected, jaccard, shingles, signatures, similar_pairs
+from tunegate.curate.near_duplicates import band_keys, connected, jaccard, shingles, signatures, similar_pairs
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -108,8 +108,10 @@ def test_batches_and_threads_change_nothing(monkeypatch):
     assert len(alone) > 150
     monkeypatch.setattr(near_duplicates, "BATCH_CHARACTERS", 2_000)
     monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 100)
-    assert similar_pairs(texts, 0.7, workers=3) == alone
-    assert similar_pairs(texts, 0.7, signed=signatures(texts)) == alone
+    assert np.array_equal(band_keys(texts, workers=3), band_keys(texts))
+    assert similar_pairs(texts, 0.7) == similar_pairs(texts, 0.7, band_keys(texts, workers=3)) == alone
+    assert similar_pairs(texts + texts, 0.7, band_keys(texts + texts)) == similar_pairs(texts + texts, 0.7)
+    assert band_keys([]).shape == (32, 0)
 
 
 def test_signatures_are_the_same_on_every_machine():

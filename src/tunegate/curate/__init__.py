@@ -13,6 +13,7 @@ from pathlib import Path
 from tunegate import rows as row_files
 from tunegate.curate import leakage, split
 from tunegate.curate.clean import check_rows, drop_duplicates
+from tunegate.curate.executor import Executor
 from tunegate.curate.funnel import Funnel
 from tunegate.curate.preferences import curate_preferences
 from tunegate.curate.row_stages import Context
@@ -86,11 +87,12 @@ def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, be
     funnel = Funnel(sorted(read, key=lambda row: json.dumps(row, sort_keys=True)))
     report = {"rows_in": len(read), "funnel": funnel.stages, "off": {}, "warnings": []}
     try:
-        kept = check_rows(funnel, config, context, report)
-        test = split.read_test_set(config.test_set, config.cluster_jaccard) if config.test_set else []
-        if test:
-            kept = funnel.stage("test set", kept, _resembling(kept, test, config))
-        kept, pairs, report["contrastive"] = drop_duplicates(funnel, kept, config)
+        with Executor(config) as executor:
+            kept = check_rows(funnel, config, context, report, executor)
+            test = split.read_test_set(config.test_set, config.cluster_jaccard) if config.test_set else []
+            if test:
+                kept = funnel.stage("test set", kept, _resembling(kept, test, config))
+            kept, pairs, report["contrastive"] = drop_duplicates(funnel, kept, config, executor)
         parts, largest = _split(kept, pairs, config)
         funnel.aside = len(kept) - len(parts["train"])
         parts["test"] = test or parts["test"]

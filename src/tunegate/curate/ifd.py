@@ -1,17 +1,19 @@
 """Measure how much a question helps the base model to its answer: instruction-following difficulty, IFD.
 
-    IFD = exp(mean loss of the answer given its question) / exp(mean loss of the answer alone)
+    IFD = exp(mean loss of the answer given its question) / exp(mean loss of the answer given an empty question)
 
 That is the ratio of perplexities of Superfiltering (Li et al., ACL 2024, arXiv 2402.00530), here with the base model itself.
 Near 0 the answer follows from the question; at 1 or more the question does not help, so it is probably not this answer's.
-The question is rendered by the model's own chat template. Both losses are over the same tokens: the answer without its
-first token, which has nothing before it when the answer stands alone, and without the end of the turn, which the template
-puts there.
+Both are rendered by the model's own chat template, with the same system prompt: what differs is the question alone. (The
+papers compare with the bare text of the answer, where an instruct model also gains from being told that an assistant speaks,
+whatever was asked: that tells misplaced answers less well, see docs/benchmarks.md.) The loss is over the answer's tokens
+without the end of the turn, which the template puts there.
 
 Not covered: answers of a few tokens (labels, names), whose ratio is noise and which are not scored; answers in a form that
 the base model has never seen, which look hard whatever the question.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -27,16 +29,20 @@ from tunegate.errors import BadInput
 from tunegate.recipe import Curate, Ifd
 from tunegate.steps import say
 
-Losses = tuple[float, float]  # mean loss in nats per token: given the question, alone
+Losses = tuple[float, float]  # mean loss in nats per token: given the question, given an empty one
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row in tokens: `tokens[:asked]` is the rendered question, the rest the answer without its end of turn."""
+    """One row in tokens: `tokens[:asked]` is the rendered question, the rest the answer without its end of turn.
+
+    `empty` is the question rendered with nothing in it.
+    """
 
     id: str
     tokens: list[int]
     asked: int
+    empty: list[int]
 
     @property
     def answer(self) -> list[int]:
@@ -70,8 +76,6 @@ def score_ifd(
     from tunegate.train.model import load_tokenizer
 
     tokenizer = load_tokenizer(base)
-    # What the tokenizer puts before plain text: the beginning-of-text token, where the model was trained with one.
-    start = tokenizer("")["input_ids"]
     with saying("ifd", len(rows), say_progress) as progress:
         examples = _examples(rows, tokenizer, system, settings.min_answer_tokens)
         progress.total = len(examples)
@@ -79,14 +83,14 @@ def score_ifd(
         batches = {_key(batch, where): batch for batch in plan_batches(examples, settings.batch_tokens)}
         found = read_cache(cache, batches) if cache else {}
         progress.done = sum(len(losses) for losses in found.values())
-        for key, losses in _score({key: batch for key, batch in batches.items() if key not in found}, start, base):
+        for key, losses in _score({key: batch for key, batch in batches.items() if key not in found}, base):
             if cache:
                 with open(cache, "ab") as file:
                     file.write(_cache_lines(key, losses))
             found[key] = losses
             progress.done += len(losses)
     pairs = sorted((id_, pair) for losses in found.values() for id_, pair in losses.items())
-    return {id_: math.exp(given - alone) for id_, (given, alone) in pairs}
+    return {id_: math.exp(given - unasked) for id_, (given, unasked) in pairs}
 
 
 def plan_batches(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
@@ -109,26 +113,34 @@ def read_cache(cache: Path, batches: dict[str, list[Example]]) -> dict[str, dict
     for line in cache.read_bytes().splitlines() if cache.is_file() else []:
         try:
             entry = json.loads(line)
-        except ValueError:  # the last line of a scoring that was killed while it wrote
+            found.setdefault(entry["batch"], {})[entry["id"]] = entry["given"], entry["unasked"]
+        except (ValueError, KeyError):  # the last line of a scoring that was killed while it wrote, or a line of an older form
             continue
-        found.setdefault(entry["batch"], {})[entry["id"]] = entry["given"], entry["alone"]
     whole = {key: found[key] for key, batch in batches.items() if found.get(key, {}).keys() == {example.id for example in batch}}
     write_atomic(cache, b"".join(_cache_lines(key, losses) for key, losses in whole.items()))
     return whole
 
 
 def _cache_lines(key: str, losses: dict[str, Losses]) -> bytes:
-    lines = [canonical_json({"batch": key, "id": id_, "given": given, "alone": alone}) for id_, (given, alone) in losses.items()]
+    lines = [canonical_json({"batch": key, "id": id_, "given": given, "unasked": unasked}) for id_, (given, unasked) in losses.items()]
     return b"".join(line + b"\n" for line in lines)
 
 
 def _examples(rows: list[dict], tokenizer, system: str, min_answer_tokens: int) -> list[Example]:
     from tunegate.train.examples import IGNORED, chat_example
 
+    @functools.cache
+    def empty(system: str) -> list[int]:
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": ""})
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+
     made = {}
     for row in rows:
-        rendered = chat_example(row_form.chat(row, system), row_form.answer(row), tokenizer)
-        example = Example(row["id"], rendered["input_ids"][:-1], rendered["labels"].count(IGNORED))
+        chat = row_form.chat(row, system)
+        rendered = chat_example(chat, row_form.answer(row), tokenizer)
+        asked = rendered["labels"].count(IGNORED)
+        example = Example(row["id"], rendered["input_ids"][:-1], asked, empty(chat[0]["content"] if chat[0]["role"] == "system" else ""))
         if len(example.answer) >= min_answer_tokens:
             made[row["id"]] = example
     return list(made.values())
@@ -146,18 +158,18 @@ def _where(base: Path) -> str:
 
 
 def _key(batch: list[Example], where: str) -> str:
-    return digest_json([where, [[example.id, example.tokens, example.asked] for example in batch]])
+    return digest_json([where, [[example.id, example.tokens, example.asked, example.empty] for example in batch]])
 
 
-def _score(batches: dict[str, list[Example]], start: list[int], base: Path) -> Iterator[tuple[str, dict[str, Losses]]]:
+def _score(batches: dict[str, list[Example]], base: Path) -> Iterator[tuple[str, dict[str, Losses]]]:
     """Give the losses of one batch after the other; the model is only loaded when there is one."""
     from tunegate.train.model import load_base
 
-    model = load_base(base).eval() if batches else None
+    model = load_base(base, attention="sdpa").eval() if batches else None
     for key, batch in batches.items():
-        given = _mean_losses(model, [(example.tokens, example.asked + 1) for example in batch])
-        alone = _mean_losses(model, [(start + example.answer, len(start) + 1) for example in batch])
-        losses = {example.id: pair for example, pair in zip(batch, zip(given, alone, strict=True), strict=True)}
+        given = _mean_losses(model, [(example.tokens, example.asked) for example in batch])
+        unasked = _mean_losses(model, [(example.empty + example.answer, len(example.empty)) for example in batch])
+        losses = {example.id: pair for example, pair in zip(batch, zip(given, unasked, strict=True), strict=True)}
         if broken := [id_ for id_, pair in losses.items() if not all(map(math.isfinite, pair))]:
             raise BadInput(f"The loss of the base model in {base} is not a number on row {broken[0][:12]}: its weights are damaged.")
         yield key, losses

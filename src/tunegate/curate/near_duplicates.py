@@ -48,20 +48,36 @@ def signatures(texts: list[str]) -> np.ndarray:
     return out
 
 
-def similar_pairs(texts: list[str], threshold: float, workers: int = 1, signed: np.ndarray | None = None) -> list[tuple[int, int, float]]:
+def band_keys(texts: list[str], workers: int = 1) -> np.ndarray:
+    """Give the hashes of the bands of texts' signatures, uint32 [32, n]: 128 bytes a text are kept, where a signature takes 512.
+
+    Args:
+        workers: threads; the result does not depend on their number. The compiled loops leave the interpreter free.
+    """
+    from tunegate.curate import kernels
+
+    def keys(batch: list[str]) -> np.ndarray:
+        return kernels.band_keys(signatures(batch))
+
+    if workers == 1:
+        return np.concatenate([keys(batch) for batch in batches(texts)], axis=1)
+    with ThreadPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(keys, batches(texts))), axis=1)
+
+
+def similar_pairs(texts: list[str], threshold: float, keys: np.ndarray | None = None) -> list[tuple[int, int, float]]:
     """Give (i, j, Jaccard) with i < j for the pairs at or above `threshold`, sorted by j, then i.
 
     Equal texts are paired with the first of them only, and other texts with that first one.
 
     Args:
-        workers: threads; the result does not depend on their number.
-        signed: the signatures of `texts`, where they are already known.
+        keys: the band keys of `texts`, where they are known already.
     """
     first: dict[str, int] = {}
     places = [i for i, text in enumerate(texts) if first.setdefault(text, i) == i]
     equal = [(first[text], i, 1.0) for i, text in enumerate(texts) if first[text] != i]
     distinct = [texts[i] for i in places]
-    left, right = candidate_pairs(distinct, threshold, workers, None if signed is None else signed[places])
+    left, right = candidate_pairs(distinct, threshold, None if keys is None else keys.take(places, axis=1))
     i, j, similarity = verified(distinct, left, right, threshold)
     order = np.lexsort((i, j))
     own = np.array(places, dtype=np.int64)
@@ -69,15 +85,17 @@ def similar_pairs(texts: list[str], threshold: float, workers: int = 1, signed: 
     return sorted(pairs + equal, key=lambda pair: (pair[1], pair[0])) if equal else pairs
 
 
-def candidate_pairs(
-    texts: list[str], threshold: float, workers: int = 1, signed: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Propose pairs i < j of different texts that agree in a whole band of their signatures, sorted by i, then j."""
+def candidate_pairs(texts: list[str], threshold: float, keys: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Propose pairs i < j of different texts that agree in a whole band of their signatures, sorted by i, then j.
+
+    Args:
+        keys: the band keys of `texts`, where they are known already.
+    """
     from tunegate.curate import kernels
 
     if not texts:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    keys = _band_keys(texts, workers) if signed is None else kernels.band_keys(signed)
+    keys = band_keys(texts) if keys is None else keys
     found = []
     joined = np.arange(len(texts))  # the forest of what pairs of large groups have connected
     for band, own in enumerate(keys):
@@ -106,6 +124,14 @@ def verified(texts: list[str], left: np.ndarray, right: np.ndarray, threshold: f
     return left[keep], right[keep], similarity[keep]
 
 
+def batches(texts: list[str]) -> Iterator[list[str]]:
+    """Cut a list of texts into parts of about BATCH_CHARACTERS each; an empty list is one part."""
+    sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)) + 64  # many empty texts are work too
+    edges = [0, *(np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_CHARACTERS)) + 1).tolist()]
+    for start, stop in zip(edges, [*edges[1:], len(texts)], strict=True):
+        yield texts[start:stop]
+
+
 def connected(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     """Give for each of `count` places the smallest place it is connected with through `pairs`."""
     i, j = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
@@ -120,27 +146,6 @@ def _code_points(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     starts = np.zeros(len(texts) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)), out=starts[1:])
     return np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4"), starts
-
-
-def _batches(texts: list[str]) -> Iterator[list[str]]:
-    """Cut a list of texts into parts of about BATCH_CHARACTERS each."""
-    sizes = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)) + 64  # many empty texts are work too
-    edges = np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH_CHARACTERS, prepend=-1)).tolist()
-    for start, stop in zip(edges, [*edges[1:], len(texts)], strict=True):
-        yield texts[start:stop]
-
-
-def _band_keys(texts: list[str], workers: int) -> np.ndarray:
-    """Sign texts batch by batch and keep the hashes of the bands only: uint32 [bands, n], 128 bytes a text."""
-    from tunegate.curate.kernels import band_keys
-
-    def keys(batch: list[str]) -> np.ndarray:
-        return band_keys(signatures(batch))
-
-    if workers == 1:
-        return np.concatenate([keys(batch) for batch in _batches(texts)], axis=1)
-    with ThreadPoolExecutor(workers) as pool:
-        return np.concatenate(list(pool.map(keys, _batches(texts))), axis=1)
 
 
 def _largest_complete(sizes: np.ndarray, count: int) -> int:
