@@ -224,6 +224,11 @@ class Training(Section):
     max_bad_steps: Count = 3  # logged steps in a row whose loss is no number or explodes, before training stops; arbitrary
     seed: int = 0
 
+    @property
+    def rows_together(self) -> int:
+        """Say of what number of rows each micro-batch must be a multiple."""
+        return 1
+
     @model_validator(mode="after")
     def _batch_sizes_agree(self):
         device, accumulation = self.per_device_train_batch_size, self.gradient_accumulation_steps
@@ -271,11 +276,23 @@ class Prefer(Training):
     warmup_steps: Annotated[int, Field(ge=0)] = 4
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "linear"
     precompute_ref_log_probs: bool | Literal["auto"] = "auto"  # auto: where there is more than one epoch
-    pairs: Literal["auto", "given", "mined"] = "auto"  # auto: the data's own preference pairs where it has them, else mined ones
+    pairs: Literal["auto", "given", "mined"] = "auto"  # auto: the data's own pairs, for kto labels too; else mined
     prompts: Count = 400  # that the SFT model answers, to mine pairs from; of spare rows where curate leaves some, else of train
     samples_per_prompt: Annotated[int, Field(ge=2)] = 4
     temperature: Annotated[float, Field(gt=0)] = 1.0
     min_steps: Count = 20  # fewer optimizer steps than this, and the SFT adapter is passed on
+
+    @property
+    def rows_together(self) -> int:
+        return 2 if self.method == "kto" else 1  # TRL refuses one row: its KL term is estimated from the answers of other rows
+
+    @model_validator(mode="after")
+    def _kto_has_rows_to_compare(self):
+        for key in ("per_device_train_batch_size", "train_batch_size"):
+            rows = getattr(self, key)
+            if isinstance(rows, int) and rows % self.rows_together:
+                raise ValueError(f"method kto compares each row with another of its micro-batch, so {key} must be even, and it is {rows}")
+        return self
 
     @model_validator(mode="after")
     def _smoothing_has_a_loss(self):

@@ -113,6 +113,22 @@ def test_preference_pairs_are_checked_and_kept_beside(tmp_path):
     assert "chosen equals rejected" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
+def test_labelled_answers_are_checked_and_kept_beside(tmp_path):
+    rng = random.Random(7)
+    lines = [{"prompt": words(rng, 8), "completion": words(rng, 6), "label": n % 2 == 0} for n in range(20)]
+    lines.append({**lines[0], "label": False})
+    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "rows.jsonl").write_bytes(rows.to_lines(unlike(80)))
+    curate_files([str(tmp_path / "*.jsonl")], tmp_path / "out", settings(None, SMALL))
+    kept = [json.loads(line) for line in (tmp_path / "out" / "labelled.jsonl").read_text().splitlines()]
+    assert len(kept) == 19 and all(row["prompt"] and row["completion"] and isinstance(row["label"], bool) for row in kept)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["labelled"] == {"answers_in": 21, "answers": 19} and "preferences" not in report
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["reason"]) for r in rejected] == [("labelled", "the same answer has both labels")] * 2
+    assert "<b>19</b> of 21 labelled answers" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_contrasts_are_reported_and_not_dropped(tmp_path):
     parts, rejected, report = run(tmp_path, unlike(80) + alike(5))
     assert not rejected and sum(map(len, parts.values())) == 85

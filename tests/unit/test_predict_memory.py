@@ -102,7 +102,7 @@ def test_eager_attention_grows_with_the_square_of_the_packed_batch():
 
 def test_preference_training_holds_two_answers_and_its_reference():
     assert pairs("Llama-3.1-8B", 3, 1024).tokens == 2 * 3 * 1024
-    assert pairs("Llama-3.1-8B", 3, 1024, method="kto").tokens == 3 * 1024
+    assert pairs("Llama-3.1-8B", 4, 1024, method="kto").tokens == 4 * 1024
     assert pairs("Llama-3.1-8B", 1, 1024, method="none") is None
     frozen = peak_bytes(pairs("Llama-3.1-8B", 1, 1024)) - peak_bytes(pairs("Llama-3.1-8B", 1, 1024, method="orpo"))
     assert frozen == 4 * 41_943_040

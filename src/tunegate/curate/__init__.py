@@ -15,6 +15,7 @@ from tunegate.curate import leakage, split
 from tunegate.curate.clean import check_rows, drop_duplicates
 from tunegate.curate.executor import Executor
 from tunegate.curate.funnel import Funnel
+from tunegate.curate.labelled import curate_labelled
 from tunegate.curate.preferences import curate_preferences
 from tunegate.curate.row_stages import Context
 from tunegate.curate.training_rows import choose
@@ -38,11 +39,13 @@ class Beside:
         base: the base model's directory, or that of its tokenizer alone.
         held: by name, texts that the model is judged by elsewhere.
         preferences: a file of preference pairs that ingest wrote.
+        labelled: one of labelled answers.
     """
 
     base: Path | None = None
     held: dict[str, list[str]] = field(default_factory=dict)
     preferences: Path | None = None
+    labelled: Path | None = None
 
 
 def curate_step(config: dict, inputs, output: Path):
@@ -57,6 +60,7 @@ def curate_step(config: dict, inputs, output: Path):
         base=inputs["base" if settings.quality.ifd.enabled else "tokenizer"],
         held=held_texts(settings, config["general_text"], store, output),
         preferences=inputs["rows"] / "preferences.jsonl",
+        labelled=inputs["rows"] / "labelled.jsonl",
     )
     try:
         report = curate(inputs["rows"] / "rows.jsonl", output, settings, Task(**config["task"]), beside)
@@ -76,7 +80,10 @@ def curate_step(config: dict, inputs, output: Path):
 def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, beside: Beside = Beside()) -> dict:  # noqa: B008
     """Curate JSONL files of rows into output/data (train, spare, dev and test.jsonl, curate.json) and output/report.
 
-    Returns the report: rows_in, funnel, off, warnings, clusters, contrastive, leaked_pairs, splits.
+    Preference pairs and labelled answers that `beside` names are checked too, and put into preferences.jsonl and labelled.jsonl.
+
+    Returns the report: rows_in, funnel, off, warnings, clusters, contrastive, leaked_pairs, splits; where there are any, preferences
+    and labelled: how many came in and how many are left.
 
     Raises:
         BadInput: one cluster is too large, or too few training rows are left; report/ is written then, data/ is not.
@@ -103,8 +110,8 @@ def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, be
     except BadInput:
         funnel.write(output / "report", report)
         raise
-    pairs = _preferences(beside.preferences, parts, config, funnel, report)
-    splits, leaked = _write_data(output / "data", parts, pairs, config)
+    judged = _judged(beside, parts, config, funnel, report)
+    splits, leaked = _write_data(output / "data", parts, judged, config)
     report["clusters"] = {"count": len({row["cluster"] for part in parts.values() for row in part}), "largest": largest}
     report |= {"leaked_pairs": leaked, "splits": splits}
     funnel.write(output / "report", report)
@@ -152,22 +159,24 @@ def _split(kept: list[dict], pairs: list[tuple[int, int]], config: Curate) -> tu
     return {name: [grouped[i] for i in order if side[i] == name] for name in SPLITS}, largest
 
 
-def _preferences(file: Path | None, parts: dict[str, list[dict]], config: Curate, funnel: Funnel, report: dict) -> list[dict]:
-    """Give the preference pairs that may be trained on; what is wrong with the others goes to the funnel and the warnings."""
-    if file is None or not file.is_file():
-        return []
-    pairs = list(row_files.read_json_lines(file))
-    if not pairs:
-        return []
+def _judged(beside: Beside, parts: dict[str, list[dict]], config: Curate, funnel: Funnel, report: dict) -> dict[str, list[dict]]:
+    """Give the preference pairs and labelled answers that may be trained on; funnel and warnings tell of the others."""
     asked = [row_files.chat(row, "") for name in ("dev", "test") for row in parts[name]]
-    kept, rejected, warnings = curate_preferences(pairs, asked, config, parts["train"])
-    funnel.set_aside(rejected)
-    report["warnings"] += warnings
-    report["preferences"] = {"pairs_in": len(pairs), "pairs": len(kept)}
-    return kept
+    judged = {}
+    for name, file, counted, check in (
+        ("preferences", beside.preferences, "pairs", curate_preferences), ("labelled", beside.labelled, "answers", curate_labelled)
+    ):  # fmt: skip
+        given = list(row_files.read_json_lines(file)) if file is not None and file.is_file() else []
+        if not given:
+            continue
+        judged[name], rejected, warnings = check(given, asked, config, parts["train"])
+        funnel.set_aside(rejected)
+        report["warnings"] += warnings
+        report[name] = {f"{counted}_in": len(given), counted: len(judged[name])}
+    return judged
 
 
-def _write_data(directory: Path, parts: dict[str, list[dict]], pairs: list[dict], config: Curate) -> tuple[dict, int]:
+def _write_data(directory: Path, parts: dict[str, list[dict]], judged: dict[str, list[dict]], config: Curate) -> tuple[dict, int]:
     """Write the splits, check the files as they were written, and only then show them under their name."""
     contents = {name: row_files.to_lines(part) for name, part in parts.items() if part}
     splits = {
@@ -176,8 +185,7 @@ def _write_data(directory: Path, parts: dict[str, list[dict]], pairs: list[dict]
         if part
     }
     sides = {name: SIDES[name] for name in contents}
-    if pairs:
-        contents["preferences"] = row_files.to_lines(pairs)
+    contents |= {name: row_files.to_lines(entries) for name, entries in judged.items() if entries}
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

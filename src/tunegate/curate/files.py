@@ -16,6 +16,8 @@ from tunegate.report.curation import render_curation
 def curate_files(sources: list[str], output: Path, recipe: Recipe, base: Path | None = None) -> str:
     """Write train, dev, test and rejected.jsonl, report.json and report.html into `output`; give a line that says what came of it.
 
+    Where the sources hold preference pairs or labelled answers, preferences.jsonl and labelled.jsonl stand beside them.
+
     Args:
         base: the base model; without it, lengths are bounded in characters and stages that need a model are off, as the report says.
 
@@ -27,7 +29,7 @@ def curate_files(sources: list[str], output: Path, recipe: Recipe, base: Path | 
         here = Path(scratch)
         ingest(recipe.data.model_copy(update={"sources": sources}), here)
         held = held_texts(recipe.curate, recipe.evaluate.general_text, None, here)
-        beside = Beside(base, held, here / "rows" / "preferences.jsonl")
+        beside = Beside(base, held, here / "rows" / "preferences.jsonl", here / "rows" / "labelled.jsonl")
         try:
             report = curate(here / "rows" / "rows.jsonl", here / "curated", recipe.curate, recipe.task, beside)
         except BadInput as error:

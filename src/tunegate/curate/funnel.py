@@ -62,7 +62,7 @@ class Funnel:
         return kept
 
     def set_aside(self, rejected: list[dict]) -> None:
-        """Keep rejects that are no rows: preference pairs, with their stage and reason."""
+        """Keep rejects that are no rows: preference pairs and labelled answers, with their stage and reason."""
         self.rejected += rejected
 
     def reasons(self) -> Counter:

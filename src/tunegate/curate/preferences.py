@@ -9,6 +9,7 @@ cut off: "1" and "12" are two answers.
 
 import re
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 
 from tunegate import rows as row_form
 from tunegate.curate.near_duplicates import similar_pairs
@@ -25,6 +26,7 @@ REFUSAL = re.compile(  # of a normalised answer; written from what chat models s
 )
 
 Text = tuple[str, str, str]  # prompt (with its roles), chosen and rejected, normalised
+Check = Callable[[list[int]], dict[int, str]]  # of places that are left, those that go, with the reason
 
 
 def curate_preferences(
@@ -38,16 +40,21 @@ def curate_preferences(
     """
     pairs = sorted(pairs, key=canonical_json)
     texts = [_text(pair) for pair in pairs]
-    reasons: dict[int, str] = {}
-    for i, (_, chosen, rejected) in enumerate(texts):
-        if reason := _teaches_nothing(chosen, rejected):
-            reasons[i] = reason
-    for check in (lambda left: _held(pairs, left, held_prompts, config), lambda left: _same(texts, left),
-                  lambda left: _contradictions(texts, left), lambda left: _near(texts, left, config)):  # fmt: skip
-        reasons |= check([i for i in range(len(pairs)) if i not in reasons])
-    kept = [pair for i, pair in enumerate(pairs) if i not in reasons]
-    rejected = [{**pairs[i], "stage": STAGE, "reason": reason} for i, reason in sorted(reasons.items())]
+    kept, rejected = sift(pairs, STAGE, [
+        lambda left: {i: reason for i in left if (reason := _teaches_nothing(*texts[i][1:]))},
+        lambda left: held(pairs, left, held_prompts, config), lambda left: same(texts, left, "a pair"),
+        lambda left: _contradictions(texts, left), lambda left: near(texts, left, config, "a pair"),
+    ])  # fmt: skip
     return kept, rejected, [warning for warning in (_reversed(kept, sft_rows), _refusals(kept), _length_bias(kept)) if warning]
+
+
+def sift(entries: list[dict], stage: str, checks: list[Check]) -> tuple[list[dict], list[dict]]:
+    """Give the entries that pass all checks, and the others with stage and reason; a check sees what those before it left."""
+    reasons: dict[int, str] = {}
+    for check in checks:
+        reasons |= check([i for i in range(len(entries)) if i not in reasons])
+    rejected = [{**entries[i], "stage": stage, "reason": reason} for i, reason in sorted(reasons.items())]
+    return [entry for i, entry in enumerate(entries) if i not in reasons], rejected
 
 
 def dedupe_mined(pairs: list[dict]) -> list[dict]:
@@ -70,13 +77,16 @@ def interval(count: int, of: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def prompt_text(prompt: list[dict]) -> str:
+    return "\n".join(f"{turn['role']}: {row_form.normalise(row_form.said(turn))}" for turn in prompt)
+
+
+def answer_text(answer: list[dict]) -> str:
+    return "\n".join(row_form.normalise(row_form.said(turn)) for turn in answer)
+
+
 def _text(pair: dict) -> Text:
-    prompt = "\n".join(f"{turn['role']}: {row_form.normalise(turn['content'])}" for turn in pair["prompt"])
-    return prompt, _answer(pair, "chosen"), _answer(pair, "rejected")
-
-
-def _answer(pair: dict, column: str) -> str:
-    return "\n".join(row_form.normalise(turn["content"]) for turn in pair[column])
+    return prompt_text(pair["prompt"]), answer_text(pair["chosen"]), answer_text(pair["rejected"])
 
 
 def _teaches_nothing(chosen: str, rejected: str) -> str:
@@ -90,17 +100,18 @@ def _teaches_nothing(chosen: str, rejected: str) -> str:
     return ""
 
 
-def _held(pairs: list[dict], left: list[int], held_prompts: list[list[dict]], config: Curate) -> dict[int, str]:
-    questions = {i: row_form.similarity_text({"messages": pairs[i]["prompt"]}) for i in left}
-    held = {row_form.similarity_text({"messages": prompt}) for prompt in held_prompts}
-    texts = sorted(held) + sorted(set(questions.values()) - held)
-    near = {texts[j] for i, j, _ in similar_pairs(texts, config.cluster_jaccard) if i < len(held) <= j}
-    return {i: "prompt resembles one of dev or test" for i, question in questions.items() if question in held | near}
+def held(entries: list[dict], left: list[int], held_prompts: list[list[dict]], config: Curate) -> dict[int, str]:
+    """Drop what asks nearly the same as a row of dev or test: an answer to it would give that row away."""
+    questions = {i: row_form.similarity_text({"messages": entries[i]["prompt"]}) for i in left}
+    asked = {row_form.similarity_text({"messages": prompt}) for prompt in held_prompts}
+    texts = sorted(asked) + sorted(set(questions.values()) - asked)
+    alike = {texts[j] for i, j, _ in similar_pairs(texts, config.cluster_jaccard) if i < len(asked) <= j}
+    return {i: "prompt resembles one of dev or test" for i, question in questions.items() if question in asked | alike}
 
 
-def _same(texts: list[Text], left: list[int]) -> dict[int, str]:
+def same(texts: list[Text], left: list[int], what: str) -> dict[int, str]:
     first: dict[Text, int] = {}
-    return {i: "exact duplicate of a pair" for i in left if first.setdefault(texts[i], i) != i}
+    return {i: f"exact duplicate of {what}" for i in left if first.setdefault(texts[i], i) != i}
 
 
 def _contradictions(texts: list[Text], left: list[int]) -> dict[int, str]:
@@ -109,26 +120,32 @@ def _contradictions(texts: list[Text], left: list[int]) -> dict[int, str]:
     return {i: "chooses what another pair rejects" for i in left if (texts[i][0], texts[i][2], texts[i][1]) in known}
 
 
-def _near(texts: list[Text], left: list[int], config: Curate) -> dict[int, str]:
-    """Drop pairs of which prompt, chosen and rejected are all near-equal to those of a kept earlier pair."""
+def near(texts: list[Text], left: list[int], config: Curate, what: str) -> dict[int, str]:
+    """Drop those whose texts are each near-equal to those of a kept earlier one."""
     dropped: dict[int, str] = {}
     for a, b, _ in similar_pairs(["\n".join(texts[i]) for i in left], config.duplicate_jaccard):
         i, j = left[a], left[b]
         if i not in dropped and j not in dropped and all(map(near_equal, texts[i], texts[j])):
-            dropped[j] = "near-duplicate of a pair"
+            dropped[j] = f"near-duplicate of {what}"
     return dropped
 
 
-def _reversed(kept: list[dict], sft_rows: list[dict]) -> str:
+def known_right(answers: Iterable[tuple[list[dict], list[dict]]], sft_rows: list[dict]) -> int:
+    """Count those of (prompt, answer) that are also a training answer to the same prompt."""
     right = defaultdict(set)
     for row in sft_rows:
         right[row_form.similarity_text({"messages": row["messages"][:-1]})].add(row_form.normalise(row_form.answer(row)))
-    chosen = rejected = 0
-    for pair in kept:
-        answers = right.get(row_form.similarity_text({"messages": pair["prompt"]}), set())
-        chosen += _answer(pair, "chosen") in answers
-        rejected += _answer(pair, "rejected") in answers
-    if not rejected or interval(rejected, chosen + rejected)[0] <= 0.5:
+    return sum(answer_text(answer) in right.get(row_form.similarity_text({"messages": prompt}), ()) for prompt, answer in answers)
+
+
+def mostly(count: int, of: int) -> bool:
+    """Say whether it is more than half, and not by chance."""
+    return count > 0 and interval(count, of)[0] > 0.5
+
+
+def _reversed(kept: list[dict], sft_rows: list[dict]) -> str:
+    chosen, rejected = (known_right([(pair["prompt"], pair[side]) for pair in kept], sft_rows) for side in ("chosen", "rejected"))
+    if not mostly(rejected, chosen + rejected):
         return ""
     return (
         f"Chosen and rejected may be reversed: of {chosen + rejected:,} answers in pairs that are also a training answer to the same "
@@ -137,9 +154,9 @@ def _reversed(kept: list[dict], sft_rows: list[dict]) -> str:
 
 
 def _refusals(kept: list[dict]) -> str:
-    refused = [[REFUSAL.match(_answer(pair, column).replace("’", "'")) is not None for column in ("chosen", "rejected")] for pair in kept]
+    refused = [[bool(REFUSAL.match(answer_text(pair[column]).replace("’", "'"))) for column in ("chosen", "rejected")] for pair in kept]
     one = [chosen for chosen, rejected in refused if chosen != rejected]
-    if not one or interval(sum(one), len(one))[0] <= 0.5:
+    if not mostly(sum(one), len(one)):
         return ""
     return (
         f"Chosen and rejected may be reversed: of {len(one):,} pairs with one answer that refuses, {sum(one):,} choose the refusal. "
@@ -148,7 +165,7 @@ def _refusals(kept: list[dict]) -> str:
 
 
 def _length_bias(kept: list[dict]) -> str:
-    lengths = [(len(_answer(pair, "chosen")), len(_answer(pair, "rejected"))) for pair in kept]
+    lengths = [(len(answer_text(pair["chosen"])), len(answer_text(pair["rejected"]))) for pair in kept]
     longer = [chosen > rejected for chosen, rejected in lengths if chosen != rejected]
     if not longer:
         return ""

@@ -71,10 +71,11 @@ def _changes(asked: Asked) -> list[Change]:
     elif not asked.sft.load_in_4bit:
         changes.append({"sft": {"load_in_4bit": True}})
     sections = {"sft": asked.sft} | ({"prefer": asked.prefer} if asked.prefer.method != "none" else {})
-    for key, least in (("gradient_checkpointing", True), ("per_device_train_batch_size", 1)):
-        named = [name for name, section in sections.items() if getattr(section, key) not in ("auto", least)]
+    for key in ("gradient_checkpointing", "per_device_train_batch_size"):
+        least = {name: True if key == "gradient_checkpointing" else section.rows_together for name, section in sections.items()}
+        named = [name for name, section in sections.items() if getattr(section, key) not in ("auto", least[name])]
         if named:
-            changes.append({name: {key: least} for name in named})
+            changes.append({name: {key: least[name]} for name in named})
     return changes
 
 

@@ -83,7 +83,7 @@ def row_choices(training: Training, devices: int) -> list[int]:
     if training.per_device_train_batch_size != "auto":
         return [training.per_device_train_batch_size]
     part = max(1, (training.train_batch_size or training.TRAIN_BATCH_SIZE) // devices)
-    return [rows for rows in range(1, part + 1) if part % rows == 0]
+    return [rows for rows in range(1, part + 1) if part % rows == 0 and rows % training.rows_together == 0] or [training.rows_together]
 
 
 def checkpointing_choices(training: Training) -> list[Checkpointing]:
@@ -92,7 +92,7 @@ def checkpointing_choices(training: Training) -> list[Checkpointing]:
 
 
 def _rows(training: Training) -> int:
-    return 1 if training.per_device_train_batch_size == "auto" else training.per_device_train_batch_size
+    return training.rows_together if training.per_device_train_batch_size == "auto" else training.per_device_train_batch_size
 
 
 def _checkpointing(training: Training) -> Checkpointing:

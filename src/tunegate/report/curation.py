@@ -13,6 +13,11 @@ def view(told: dict) -> dict | None:
     return {
         "plot": charts.funnel(stages),
         "splits": [{"name": name, **told["splits"][name]} for name in ("train", "dev", "test")] if "splits" in told else [],
+        "judged": [
+            {"name": name, "kept": told[key][counted], "given": told[key][f"{counted}_in"]}
+            for key, counted, name in (("preferences", "pairs", "preference pairs"), ("labelled", "answers", "labelled answers"))
+            if key in told
+        ],
         "leaked_pairs": told.get("leaked_pairs"),
         "dropped": _reasons(told, "reasons"),
         "changed": _reasons(told, "changed"),

@@ -78,19 +78,21 @@ def by_length(lengths: list[int], batch: int, seed: int) -> list[int]:
 def share(config: Training, devices: int) -> int:
     """Give one device's rows of an optimizer step."""
     rows = whole(config, devices)
-    if rows % devices:
-        raise BadInput(f"train_batch_size is {rows}, which {devices} devices cannot share equally. Choose a multiple of {devices}.")
+    least = devices * config.rows_together
+    if rows % least:
+        how = "equally" if config.rows_together == 1 else f"in multiples of {config.rows_together} rows"
+        raise BadInput(f"train_batch_size is {rows}, which {devices} devices cannot share {how}. Choose a multiple of {least}.")
     return rows // devices
 
 
-def fastest(rows: int, attempt: Callable[[int], Measured]) -> Batch:
-    """Find the fastest micro-batch among the divisors of `rows` by trying 1, 2, 4 … until one does not fit, or is not faster.
+def fastest(rows: int, attempt: Callable[[int], Measured], least: int = 1) -> Batch:
+    """Find the fastest micro-batch among the divisors of `rows`: try `least`, twice that … until one does not fit, or is not faster.
 
     Raises:
-        BadInput: not even one row fits.
+        BadInput: not even `least` rows fit.
     """
     best, speed = 0, 0.0
-    size = 1
+    size = least
     while rows % size == 0:
         started = time.monotonic()
         measured = attempt(size)
@@ -102,5 +104,6 @@ def fastest(rows: int, attempt: Callable[[int], Measured]) -> Batch:
         best, speed = size, measured.speed
         size *= 2
     if not best:
-        raise BadInput("Not even one row at a time fits into the memory of this device. Shorten task.max_length, or load_in_4bit.")
+        at_least = "one row at a time fits" if least == 1 else f"{least} rows at a time fit"
+        raise BadInput(f"Not even {at_least} into the memory of this device. Shorten task.max_length, or load_in_4bit.")
     return Batch(best, rows // best)

@@ -1,4 +1,7 @@
-"""Find what to prefer over what: the data's own preferences, or pairs mined from the fine-tuned model's sampled answers."""
+"""Find what to prefer over what: the data's own pairs and labels, or pairs mined from the fine-tuned model's sampled answers.
+
+It is handed on in pairs.jsonl, in one form: pairs {"prompt", "chosen", "rejected"}, or for KTO {"prompt", "completion", "label"}.
+"""
 
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from tunegate.digests import canonical_json, write_atomic
 from tunegate.errors import BadInput
 from tunegate.recipe import Prefer, Task
 from tunegate.steps import Inputs, say
+from tunegate.train import kto
 from tunegate.train.batch import whole
 
 PAIRS = "pairs.jsonl"
@@ -21,48 +25,69 @@ def pairs_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
 
 
 def find_pairs(config: Prefer, task: Task, base: Path, adapter: Path, data: Path, output: Path) -> dict:
-    """Write pairs.jsonl to `output`, and score the adapter on dev as it is.
+    """Write pairs.jsonl to `output`, for KTO its single labelled answers, and score the adapter on dev as it is.
 
-    Returns {"pairs", "origin", "steps", "prompts", "exact_dev_before"}; without the last where there are too few pairs to train on.
+    Returns {"examples", "origin", "steps", "prompts", "exact_dev_before"}; without the last where there is too little to train on.
 
     Raises:
-        BadInput: config.pairs is "given" and the data holds none.
+        BadInput: config.pairs is "given" and the data holds nothing that config.method learns from; or all of it is of one kind.
     """
     from tunegate.train.generate import dev_score, merged_model
     from tunegate.train.model import load_tokenizer
 
-    pairs = given_pairs(config, data, task)
-    origin, prompts, model = "given", 0, None
+    given = given_examples(config, data, task)
+    prompts, model = 0, None
     tokenizer = load_tokenizer(base)
-    if pairs is None:
+    if given is None:
         model = merged_model(base, adapter)
         pairs, prompts, origin = mined_pairs(config, task, data, model, tokenizer)
+        examples = kto.singles(pairs) if config.method == "kto" else pairs
+    else:
+        examples, origin = given
     output.mkdir(parents=True)
-    write_atomic(output / PAIRS, b"".join(canonical_json(pair) + b"\n" for pair in pairs))
-    found = {"pairs": len(pairs), "origin": origin, "prompts": prompts, "steps": optimizer_steps(config, len(pairs))}
+    write_atomic(output / PAIRS, b"".join(canonical_json(example) + b"\n" for example in examples))
+    found = {"examples": len(examples), "origin": origin, "prompts": prompts, "steps": optimizer_steps(config, len(examples))}
     if found["steps"] >= config.min_steps:
+        if config.method == "kto":
+            kto.weights(examples)  # refuses here, not after the model was scored
         found["exact_dev_before"] = dev_score(model or merged_model(base, adapter), tokenizer, data, task)
     return found
 
 
-def optimizer_steps(config: Prefer, pairs: int) -> int:
-    """Count the optimizer steps that so many pairs give on one device; a last batch that is not full is dropped."""
-    return int(pairs * config.num_train_epochs // whole(config, devices=1))
+def optimizer_steps(config: Prefer, examples: int) -> int:
+    """Count the optimizer steps that so many examples give on one device; a last batch that is not full is dropped."""
+    return int(examples * config.num_train_epochs // whole(config, devices=1))
 
 
-def given_pairs(config: Prefer, data: Path, task: Task) -> list[dict] | None:
-    """Give the data's own pairs, with the task's system prompt before them; None where pairs are to be mined."""
+def given_examples(config: Prefer, data: Path, task: Task) -> tuple[list[dict], str] | None:
+    """Give what the data itself has for the method to learn from, and what that is; None where pairs are to be mined.
+
+    KTO learns from labelled answers and from both answers of pairs, the others from pairs alone. The task's system prompt is put
+    before those that have none.
+    """
     if config.pairs == "mined":
         return None
-    file = data / "preferences.jsonl"
+    pairs = _read(data / "preferences.jsonl", ("chosen", "rejected"), task)
+    labelled = _read(data / "labelled.jsonl", ("completion", "label"), task)
+    if config.method == "kto" and (pairs or labelled):
+        return kto.singles(pairs) + labelled, f"given: {len(pairs)} pairs, {len(labelled)} labelled answers"
+    if pairs:
+        return pairs, "given"
+    if config.pairs == "given":
+        what = f"labelled answers, from which {config.method} cannot learn, but no" if labelled else "neither labelled answers nor"
+        remedy = "Set prefer.method: kto, which learns from them" if labelled else "Add some to data.sources"
+        raise BadInput(f"prefer.pairs is given, and the data holds {what} preference pairs. {remedy}, or set prefer.pairs: mined.")
+    if labelled:
+        say(f"      prefer: {config.method} cannot learn from the {len(labelled)} labelled answers of the data (kto can), and mines pairs")
+    return None
+
+
+def _read(file: Path, fields: tuple[str, ...], task: Task) -> list[dict]:
+    """Read what curate left of the data's own judgements; nothing where it left no file."""
     if not file.is_file():
-        if config.pairs == "given":
-            raise BadInput("prefer.pairs is given, and the data holds no preference pairs. Add some to data.sources, or set it to mined.")
-        return None
-    return [
-        {"prompt": _with_system(pair["prompt"], task.system), "chosen": pair["chosen"], "rejected": pair["rejected"]}
-        for pair in rows.read_json_lines(file)
-    ]
+        return []
+    found = rows.read_json_lines(file)
+    return [{"prompt": _with_system(row["prompt"], task.system)} | {field: row[field] for field in fields} for row in found]
 
 
 def _with_system(prompt: list[dict], system: str) -> list[dict]:

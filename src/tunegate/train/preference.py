@@ -8,6 +8,7 @@ from tunegate import rows
 from tunegate.errors import BadInput
 from tunegate.recipe import Prefer, Sft, Task
 from tunegate.steps import Inputs, say
+from tunegate.train import kto
 from tunegate.train.batch import by_length, whole
 from tunegate.train.pairs import PAIRS
 
@@ -31,10 +32,14 @@ def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
 
 
 def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, pairs: list[dict], output: Path, attempt=None) -> dict:
-    """Train a copy of `adapter` on pairs ({"prompt", "chosen", "rejected"}, lists of turns) and write it to `output`.
+    """Train a copy of `adapter` on pairs and write it to `output`.
+
+    Args:
+        pairs: {"prompt", "chosen", "rejected"}, lists of turns; for KTO labelled answers, {"prompt", "completion", "label"}.
 
     Raises:
-        BadInput: no pair fits into task.max_length tokens; or sft trained all weights, and there is no adapter to go on with.
+        BadInput: none fits into task.max_length tokens; for KTO, all those that fit have one label; or sft trained all weights,
+            and there is no adapter to go on with.
         Refused, Interrupted: see tunegate.train.running.run.
     """
     from tunegate.train.model import load_tokenizer, save_adapter
@@ -44,22 +49,24 @@ def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Pa
         raise BadInput("prefer goes on with an adapter, and sft.method is full. Set prefer.method: none, or sft.method: lora.")
     tokenizer = load_tokenizer(base)
     fit = [pair for pair in pairs if longest(pair, tokenizer) <= task.max_length]
+    what = "labelled answers" if config.method == "kto" else "pairs"
     if not fit:
-        raise BadInput(f"None of {len(pairs)} pairs fits into {task.max_length} tokens. Raise task.max_length.")
-    say(f"      prefer: {config.method.upper()} on {len(fit)} pairs, β {config.beta:g}")
+        raise BadInput(f"None of {len(pairs)} {what} fits into {task.max_length} tokens. Raise task.max_length.")
+    weights = kto.weights(fit) if config.method == "kto" else {}
+    weighed = "".join(f", {name.replace('_', ' ')} {weight:.3g}" for name, weight in weights.items())
+    say(f"      prefer: {config.method.upper()} on {len(fit)} {what}, β {config.beta:g}{weighed}")
     build = builder(config, sft, task, base, adapter, tokenizer, fit, output.parent / ".trainer")
     ran = run("prefer", config, attempt or Attempt(), build)
     if first_process():
         save_adapter(ran.trainer.model, tokenizer, output)
     shutil.rmtree(output.parent / ".trainer", ignore_errors=True)
-    return ran.summary | {"pairs_too_long": len(pairs) - len(fit)}
+    return ran.summary | weights | {"examples_too_long": len(pairs) - len(fit)}
 
 
 def longest(pair: dict, tokenizer) -> int:
-    """Count the tokens of the longer of a pair's two conversations."""
-    return max(
-        len(tokenizer.apply_chat_template([*pair["prompt"], *pair[side]], return_dict=True)["input_ids"]) for side in ("chosen", "rejected")
-    )
+    """Count the tokens of the longer of a pair's two conversations, or of a labelled answer's only one."""
+    answers = [pair[side] for side in ("chosen", "rejected", "completion") if side in pair]
+    return max(len(tokenizer.apply_chat_template([*pair["prompt"], *answer], return_dict=True)["input_ids"]) for answer in answers)
 
 
 def builder(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, tokenizer, pairs: list[dict], scratch: Path) -> Callable:
@@ -86,15 +93,16 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
 
     from tunegate.train.arguments import common, drop_printer, quiet
     from tunegate.train.model import train_in_float32
-    from tunegate.train.running import processes
+    from tunegate.train.running import processes, take
 
     shared = common(config, batch, checkpointing, scratch) | {
         "beta": config.beta, "max_length": task.max_length, "dataloader_drop_last": True,
     }  # fmt: skip
-    if config.method != "kto":  # rows of like length together: pairs are padded. KTO sorts them in its own way
-        order = by_length([longest(pair, tokenizer) for pair in pairs], whole(config, processes()), config.seed)
-        pairs = [pairs[i] for i in order]
-        shared["train_sampling_strategy"] = "sequential"
+    # Rows of like length together, because they are padded.
+    lengths, step = [longest(pair, tokenizer) for pair in pairs], whole(config, processes())
+    order = kto.order(pairs, lengths, step, config.seed) if config.method == "kto" else by_length(lengths, step, config.seed)
+    pairs = [pairs[i] for i in order]
+    shared["train_sampling_strategy"] = "sequential"
     reference = {"precompute_ref_log_probs": precomputes(config), "precompute_ref_batch_size": REFERENCE_ROWS}
     with quiet():
         if config.method == "dpo":
@@ -106,8 +114,12 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
         elif config.method == "kto":
             from trl import KTOConfig, KTOTrainer
 
-            arguments = KTOConfig(**shared, **reference)
-            trainer = KTOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(singles(pairs)), processing_class=tokenizer)
+            # TRL exchanges answers within so many rows as the micro-batch has when it is built. Two each time: then a resumed
+            # training, or one with another micro-batch, exchanges the same.
+            couples = shared | {"per_device_train_batch_size": config.rows_together}
+            arguments = KTOConfig(**couples, **reference, **kto.weights(pairs))
+            trainer = KTOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+            take(trainer, batch)
         else:
             import os
 
@@ -124,10 +136,3 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
 def precomputes(config: Prefer) -> bool:
     """Say whether the reference is scored once, before training: that pays where each pair is seen more than once."""
     return config.num_train_epochs > 1 if config.precompute_ref_log_probs == "auto" else config.precompute_ref_log_probs
-
-
-def singles(pairs: list[dict]) -> list[dict]:
-    """Make of each pair one wanted and one unwanted answer, which is what KTO learns from."""
-    return [
-        {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"} for pair in pairs for side in ("chosen", "rejected")
-    ]

@@ -43,11 +43,11 @@ class Attempt:
     def settings(self) -> dict | None:
         return self.store.read_json(f"training/{self.run}/settings.json") if self.store is not None else None
 
-    def keep_settings(self, batch: Batch, checkpointing: bool) -> None:
+    def keep_settings(self, batch: Batch, checkpointing: bool, rows_together: int) -> None:
         """Write down how the batch was divided: a later attempt takes the same, or what a supervisor made of it."""
         if self.store is not None and first_process():
             document = {"rows": batch.rows, "accumulation": batch.accumulation, "checkpointing": checkpointing}
-            self.store.write_json(f"training/{self.run}/settings.json", document)
+            self.store.write_json(f"training/{self.run}/settings.json", document | {"rows_together": rows_together})
 
 
 @dataclass
@@ -169,21 +169,21 @@ def _divided(config: Training, attempt: Attempt, build: Callable):
     if settings:
         batch = Batch(settings["rows"], settings["accumulation"])
         checkpointing = checkpointing or settings["checkpointing"]
-    trainer = build(batch or Batch(1, 1), checkpointing)
+    trainer = build(batch or Batch(config.rows_together, 1), checkpointing)
     if batch is None:
         rows = batches.share(config, processes())
         try:
-            batch = batches.fastest(rows, Measure(trainer))
+            batch = batches.fastest(rows, Measure(trainer), config.rows_together)
         except BadInput:
             if checkpointing or config.gradient_checkpointing != "auto":
                 raise
             checkpointing = True
             trainer.model.gradient_checkpointing_enable()
             trainer.model.enable_input_require_grads()
-            batch = batches.fastest(rows, Measure(trainer))
+            batch = batches.fastest(rows, Measure(trainer), config.rows_together)
         batch = _agreed(batch)
-        _take(trainer, batch)
-    attempt.keep_settings(batch, bool(checkpointing))
+        take(trainer, batch)
+    attempt.keep_settings(batch, bool(checkpointing), config.rows_together)
     return trainer, batch, checkpointing
 
 
@@ -196,7 +196,7 @@ def _agreed(batch: Batch) -> Batch:
     return Batch(int(rows), batch.rows * batch.accumulation // int(rows))
 
 
-def _take(trainer, batch: Batch) -> None:
+def take(trainer, batch: Batch) -> None:
     """Give a built trainer another batch; Trainer copies these numbers when it is built."""
     trainer.args.per_device_train_batch_size = trainer._train_batch_size = batch.rows
     trainer.args.gradient_accumulation_steps = batch.accumulation

@@ -92,7 +92,7 @@ def _with_less_memory(store: Store, place: str) -> bool:
     settings = store.read_json(f"{place}/settings.json")
     if not settings:
         return False  # it did not come as far as a batch: the model alone is too large
-    if settings["rows"] % 2 == 0:
+    if settings["rows"] % (2 * settings["rows_together"]) == 0:
         less = {**settings, "rows": settings["rows"] // 2, "accumulation": settings["accumulation"] * 2}
         said = f"{less['rows']} rows at once instead of {settings['rows']}, {less['accumulation']} times to an optimizer step"
     elif not settings["checkpointing"]:
