@@ -1,8 +1,10 @@
-"""Merge a LoRA adapter into the 16-bit base, tensor by tensor, and check that nothing changed on the way.
+"""Merge what was trained into the 16-bit base, tensor by tensor, and check that nothing changed on the way.
 
-W' = W + scale · (alpha / r) · B A, computed in float32 and rounded once to the base's dtype (Hu et al. 2021, §4.1). The
-adapter was trained against the 4-bit base; merging into those weights would re-quantise the update away, so the 16-bit
-base is used, and the distance between what was trained and what will be served is measured.
+LoRA: W' = W + scale · (alpha / r) · B A, computed in float32 and rounded once to the base's dtype (Hu et al. 2021, §4.1).
+DoRA: the rows of that, each brought to its learnt length (Liu et al. 2024, eq. 5). All weights: W + scale · (trained - W),
+which is WiSE-FT (Wortsman et al. 2022) where scale is below 1. An adapter was trained against the 4-bit base; merging into
+those weights would re-quantise the update away, so the 16-bit base is used, and the distance between what was trained and
+what will be served is measured.
 """
 
 import json
@@ -22,7 +24,9 @@ PARITY_PROMPTS = (
 
 def merge_step(config: dict, inputs: Inputs, output: Path) -> Result:
     summary = merge(Merge.model_validate(config["merge"]), inputs["base"], inputs["adapter"], output / "model")
-    line = f"{summary['tensors_merged']} of {summary['tensors']} tensors, KL to the adapter {summary['kl_merge_nats']:.1e} nats"
+    line = f"{summary['tensors_merged']} of {summary['tensors']} tensors"
+    if "kl_merge_nats" in summary:
+        line += f", KL to the adapter {summary['kl_merge_nats']:.1e} nats"
     return Result(summary, metrics={k: float(v) for k, v in summary.items()}, line=line)
 
 
@@ -38,13 +42,12 @@ def merge(config: Merge, base: Path, adapter: Path, output: Path) -> dict:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
+    if not (adapter / "adapter_config.json").is_file():
+        return _whole(config, base, adapter, output)
     lora = json.loads((adapter / "adapter_config.json").read_text())
-    if lora.get("peft_type") != "LORA" or lora.get("use_dora") or lora.get("bias", "none") != "none" or lora.get("modules_to_save"):
-        raise BadInput(f"The adapter in {adapter} is not plain LoRA; only plain LoRA adapters can be merged.")
-    output.mkdir(parents=True)
-    for file in sorted(base.iterdir()):
-        if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja") and file.name != "MANIFEST.json":
-            shutil.copyfile(file, output / file.name)
+    if lora.get("peft_type") != "LORA" or lora.get("bias", "none") != "none" or lora.get("modules_to_save"):
+        raise BadInput(f"The adapter in {adapter} is neither LoRA nor DoRA, or trains more than these; such an adapter cannot be merged.")
+    _copy_about(base, output)
     merged = total = 0
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as deltas:
         left = set(deltas.keys())
@@ -58,8 +61,12 @@ def merge(config: Merge, base: Path, adapter: Path, output: Path) -> dict:
                     stem = f"base_model.model.{name.removesuffix('.weight')}"
                     keys = (f"{stem}.lora_A.weight", f"{stem}.lora_B.weight")
                     if keys[0] in left:
-                        weight = _add(weight, *(deltas.get_tensor(k) for k in keys), _scale(lora, name) * config.adapter_scale, name)
-                        left -= set(keys)
+                        lengths = f"{stem}.lora_magnitude_vector"
+                        weight = _add(
+                            weight, *(deltas.get_tensor(k) for k in keys), _scale(lora, name) * config.adapter_scale, name,
+                            deltas.get_tensor(lengths) if lengths in left else None,
+                        )  # fmt: skip
+                        left -= {*keys, lengths}
                         merged += 1
                     tensors[name] = weight
                 save_file(tensors, output / shard.name, metadata={"format": "pt"})
@@ -76,6 +83,47 @@ def merge(config: Merge, base: Path, adapter: Path, output: Path) -> dict:
     return summary
 
 
+def _copy_about(base: Path, output: Path) -> None:
+    """Copy what a model directory holds beside its weights: configuration, tokenizer, chat template."""
+    output.mkdir(parents=True)
+    for file in sorted(base.iterdir()):
+        if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja") and file.name != "MANIFEST.json":
+            shutil.copyfile(file, output / file.name)
+
+
+def _whole(config: Merge, base: Path, trained: Path, output: Path) -> dict:
+    """Write a model whose weights were all trained, or what lies between it and the base."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    if not any(trained.glob("*.safetensors")):
+        raise BadInput(f"{trained} holds neither an adapter nor a model. Give what sft or prefer wrote.")
+    _copy_about(base, output)
+    for index in output.glob("*.index.json"):
+        index.unlink()  # the shards are those of the trained model
+    for index in trained.glob("*.index.json"):
+        shutil.copyfile(index, output / index.name)
+    where = {}
+    for shard in sorted(base.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as weights:
+            where |= dict.fromkeys(weights.keys(), shard)
+    total = 0
+    for shard in sorted(trained.glob("*.safetensors")):
+        say(f"      merge: {shard.name}")
+        tensors = {}
+        with safe_open(shard, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - safe_open is not a mapping
+                if name not in where:
+                    raise BadInput(f"The trained model in {trained} is not of this base: the base has no {name}.")
+                with safe_open(where[name], framework="pt") as before:
+                    start = before.get_tensor(name)
+                tensors[name] = torch.lerp(start.float(), weights.get_tensor(name).float(), config.adapter_scale).to(start.dtype)
+                total += 1
+        save_file(tensors, output / shard.name, metadata={"format": "pt"})
+    return {"tensors": total, "tensors_merged": total}
+
+
 def _scale(lora: dict, name: str) -> float:
     rank = _pattern(lora.get("rank_pattern"), name, lora["r"])
     alpha = _pattern(lora.get("alpha_pattern"), name, lora["lora_alpha"])
@@ -87,11 +135,14 @@ def _pattern(pattern: dict | None, name: str, default):
     return next((value for key, value in (pattern or {}).items() if module == key or module.endswith("." + key)), default)
 
 
-def _add(weight, a, b, scale: float, name: str):
-    """[out, in] + scale · [out, r] [r, in], in float32, back to the weight's dtype."""
+def _add(weight, a, b, scale: float, name: str, lengths=None):
+    """[out, in] + scale · [out, r] [r, in], in float32, back to the weight's dtype; rows of the given lengths [out] in DoRA."""
     if b.shape[0] != weight.shape[0] or a.shape[1] != weight.shape[1]:
         raise BadInput(f"The adapter does not fit the base model: {name} is {tuple(weight.shape)}, the update {b.shape[0], a.shape[1]}.")
-    return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
+    added = weight.float() + scale * (b.float() @ a.float())
+    if lengths is not None:
+        added *= (lengths.float() / added.norm(dim=1))[:, None]
+    return added.to(weight.dtype)
 
 
 def _parity(base: Path, adapter: Path, output: Path, adapter_scale: float) -> dict:
@@ -103,7 +154,7 @@ def _parity(base: Path, adapter: Path, output: Path, adapter_scale: float) -> di
     from tunegate.train.model import load_base, load_tokenizer
 
     tokenizer = load_tokenizer(output)
-    merged = load_base(output).eval()
+    merged = load_base(output, attention="sdpa").eval()
     batches = [
         tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
         for p in PARITY_PROMPTS
@@ -117,7 +168,7 @@ def _parity(base: Path, adapter: Path, output: Path, adapter_scale: float) -> di
     del merged
     out = {}
     for name, config in (("kl_merge_nats", None), ("kl_trained_to_served_nats", Sft())):
-        model = PeftModel.from_pretrained(load_base(base, config), adapter).eval()
+        model = PeftModel.from_pretrained(load_base(base, config, attention="sdpa"), adapter).eval()
         for module in model.modules():
             if hasattr(module, "set_scale"):
                 module.set_scale("default", adapter_scale)
