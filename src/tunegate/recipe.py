@@ -257,6 +257,15 @@ class Sft(Training):
     replay_share: Share = 0.1  # of the training rows: general data against forgetting
     lora: Lora = Lora()
 
+    def attention(self, cuda: bool) -> str:
+        """Name the attention to train with: as asked for, or the fastest that is there."""
+        if self.attn_implementation not in ("auto", "varlen"):
+            return self.attn_implementation
+        if self.packing:
+            return "varlen"
+        # On a CPU the backward pass of fused attention is slower than the plain one at instruction lengths (< 512 tokens).
+        return "sdpa" if cuda else "eager"
+
     @model_validator(mode="after")
     def _full_is_not_quantised(self):
         if self.method == "full" and self.load_in_4bit:

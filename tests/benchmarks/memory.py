@@ -3,7 +3,7 @@
     python tests/benchmarks/memory.py BASE [--max-length N ...] [--rows N ...] [--bits 4 16] [--checkpointing] [--steps N] [--dropout P]
 
 BASE is the directory of an instruct model. Each cell, a combination of the given lengths, micro-batches and bits, trains an adapter for
-a few steps on made-up rows that fill their packs, in a process of its own, and prints the predicted and the measured peak of
+a few steps on made-up rows of nearly that length, in a process of its own, and prints the predicted and the measured peak of
 resident memory (ru_maxrss) and their ratio; exits with 1 when any prediction is off by more than 15 %.
 """
 
@@ -26,7 +26,7 @@ from tunegate.recipe import Lora, Sft, Task
 
 TOLERANCE = 0.15
 WORDS = "turn on off the kitchen bedroom hall light lamp fan set to please now what is up down one two three yes no".split()
-ROWS_TO_A_PACK = 4  # roughly: a row asks and answers with a twelfth of a pack's tokens each, and the chat template adds some
+TEMPLATE_TOKENS = 60  # around question and answer, with room to spare; the rest of a row's length is words
 CPU = Device("cpu", float("inf"), 1.0, None, 1.0, 0.0)  # only its being a CPU matters to memory
 
 
@@ -35,7 +35,7 @@ def make_rows(max_length: int, count: int) -> list[dict]:
     draw = random.Random(0)
 
     def text() -> str:
-        return " ".join(draw.choices(WORDS, k=max(4, max_length // 12)))
+        return " ".join(draw.choices(WORDS, k=(max_length - TEMPLATE_TOKENS) // 2))
 
     return [rows.make_row([{"role": "user", "content": text()}, {"role": "assistant", "content": text()}]) for _ in range(count)]
 
@@ -53,7 +53,7 @@ def train(sft: Sft, max_length: int, base: Path, steps: int) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "train.jsonl"
-        made = make_rows(max_length, steps * sft.per_device_train_batch_size * ROWS_TO_A_PACK)
+        made = make_rows(max_length, steps * sft.per_device_train_batch_size)
         data.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
         run(sft, Task(max_length=max_length), base, data, Path(scratch) / "adapter")
 

@@ -64,12 +64,18 @@ def test_each_step_gets_its_sections_only(tiny_recipe):
     assert set(found.steps) == set(planning.SECTIONS)
     for step, sections in planning.SECTIONS.items():
         document = json.loads(found.steps[step])
-        assert set(document) == {"store", "code", "config"} and set(document["config"]) == set(sections)
+        where = {"where"} if step in ("sft", "prefer") else set()
+        assert set(document) == {"store", "code", "config"} | where and set(document["config"]) == set(sections)
 
 
 def test_a_changed_port_changes_deploy_alone(tiny_recipe):
     before, after = plan(tiny_recipe()).steps, plan(tiny_recipe(), "deploy.port=9000").steps
     assert [step for step in before if before[step] != after[step]] == ["deploy"]
+
+
+def test_where_a_model_is_trained_is_no_part_of_what_it_is(tiny_recipe):
+    before, after = (json.loads(plan(tiny_recipe(), *more).steps["sft"]) for more in ((), ("resources.hourly_price=9",)))
+    assert before["config"] == after["config"] and before["where"] != after["where"]
 
 
 def test_slices_of_a_dumped_recipe_are_the_same(tiny_recipe):

@@ -95,7 +95,7 @@ def _kept_bytes(work: Work) -> float:
             per_token += 2 * width * (min(count, 1) if sft.load_in_4bit else count)
     if lora.use_dora and not full:
         per_token += 2 * 2 * sum(shape.linear[name][1] for name in targets)  # both results, which the magnitude multiplies
-    eager = EAGER_KEPT * shape.heads * work.attended if work.attention == "eager" else 0
+    eager = EAGER_KEPT * shape.heads * work.attended if work.holds_scores else 0
     return work.tokens * (per_token + eager)
 
 
@@ -106,7 +106,7 @@ def _passing_bytes(work: Work) -> float:
     weight = 2 * largest if work.sft.load_in_4bit else 0
     if work.sft.lora.use_dora and work.sft.method == "lora":
         weight += 2 * 2 * largest  # the product of the adapter's matrices, and its sum with the weight
-    eager = EAGER_PASSING * shape.heads * work.attended if work.attention == "eager" else 0
+    eager = EAGER_PASSING * shape.heads * work.attended if work.holds_scores else 0
     # The MLP's three gradients and one result of width f; the residual's and the norms' of width h, these in float32.
     return work.tokens * (2 * 4 * shape.ffn + 12 * shape.hidden + eager) + weight
 

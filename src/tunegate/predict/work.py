@@ -38,11 +38,16 @@ class Work:
     @property
     def attended(self) -> int:
         """Tokens that one token is compared with: of the whole packed micro-batch, unless the kernel knows where rows end."""
-        return self.tokens if self.packed and self.dense_attention else self.max_length
+        return self.tokens if self.packed and self.attention in ("eager", "sdpa") else self.max_length
 
     @property
     def dense_attention(self) -> bool:
-        return self.attention in ("eager", "sdpa")
+        """Whether masked pairs are computed too. On a CPU varlen lays rows side by side and computes all pairs of each."""
+        return self.attention in ("eager", "sdpa") or self.holds_scores
+
+    @property
+    def holds_scores(self) -> bool:
+        return self.attention == "eager" or (self.attention == "varlen" and self.on_cpu)
 
     @property
     def trained(self) -> int:
@@ -52,10 +57,7 @@ class Work:
 
 def sft_work(shape: Shape, sft: Sft, max_length: int, device: Device) -> Work:
     """Describe a step of supervised fine-tuning, with one row and without checkpointing unless the recipe says."""
-    attention = sft.attn_implementation
-    if attention == "auto":
-        # What load_base picks on a CPU; on a GPU a kernel that knows where packed rows end.
-        attention = "eager" if device.is_cpu else "varlen" if sft.packing else "sdpa"
+    attention = sft.attention(cuda=not device.is_cpu)
     return Work(
         shape, sft, max_length, _rows(sft), 1, sft.packing, _checkpointing(sft), attention, on_cpu=device.is_cpu
     )  # fmt: skip
@@ -65,9 +67,7 @@ def prefer_work(shape: Shape, sft: Sft, prefer: Prefer, max_length: int, device:
     """Describe a step of preference training; its rows are padded, not packed. None where there is none."""
     if prefer.method == "none":
         return None
-    attention = sft.attn_implementation
-    if attention in ("auto", "varlen"):
-        attention = "eager" if device.is_cpu else "sdpa"
+    attention = sft.model_copy(update={"packing": False}).attention(cuda=not device.is_cpu)
     precomputed = prefer.precompute_ref_log_probs is True or (
         prefer.precompute_ref_log_probs == "auto" and prefer.num_train_epochs > 1
     )  # fmt: skip

@@ -71,15 +71,3 @@ def register() -> None:
     """Make attn_implementation="varlen" known to transformers."""
     AttentionInterface.register(NAME, varlen_attention)
     AttentionMaskInterface.register(NAME, flash_attention_mask)
-
-
-def choose(wanted: str, packing: bool, cuda: bool) -> str:
-    """Name the implementation to load a model with for training; "auto" takes the fastest that is here."""
-    if wanted == NAME and not packing:
-        return "sdpa"
-    if wanted != "auto":
-        return wanted
-    if packing:
-        return NAME
-    # On a CPU the backward pass of fused attention is slower than the plain one at instruction lengths (< 512 tokens).
-    return "sdpa" if cuda else "eager"

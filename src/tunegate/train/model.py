@@ -14,8 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunegate.errors import BadInput
 from tunegate.recipe import Lora, Sft
-from tunegate.train import attention
-from tunegate.train.attention import choose
+from tunegate.train.attention import register
 
 # Environment and logs of a training child: lines for people, nothing asked of a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,7 +24,7 @@ transformers_logging.disable_progress_bar()
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
 
 
-attention.register()
+register()
 
 
 def device() -> str:
@@ -61,11 +60,11 @@ def load_base(base: Path, config: Sft | None = None, attention: str = ""):
             # FSDP shards what has the type of the other weights.
             bnb_4bit_quant_storage=torch.bfloat16 if sharded() else torch.uint8,
         )
-    wanted = attention or (config.attn_implementation if config is not None else "auto")
+    attention = attention or (config or Sft(packing=False)).attention(device() == "cuda")
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32 if config is not None and config.method == "full" else torch.bfloat16,
         quantization_config=quantization, device_map=None if sharded() else {"": place()},
-        attn_implementation=choose(wanted, config is not None and config.packing, device() == "cuda"),
+        attn_implementation=attention,
         local_files_only=True, use_safetensors=True, trust_remote_code=False,
     )  # fmt: skip
     for module in model.modules():
