@@ -69,8 +69,8 @@ test-gpu: $(VENV)/.installed-tests  ## tests that need a CUDA device
 test-cluster: $(VENV)/.installed-tests  ## tests that need a Kubernetes cluster with Kubeflow Pipelines
 	@$(BIN)/python -m pytest -m cluster
 
-PART ?= curation ingest ifd
-bench: $(VENV)/.installed-tests prepare  ## time ours against others and print the tables: make bench PART=curation (or ingest, ifd)
+PART ?= curation ingest ifd training memory
+bench: $(VENV)/.installed-tests prepare  ## time ours against others and print the tables: make bench PART=curation (or ingest, ifd, training, memory)
 	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,test,ray,bench]'
 	@for part in $(PART); do $(MAKE) -s bench-$$part || exit 1; done
 
@@ -82,6 +82,12 @@ bench-ingest:
 
 bench-ifd: $(DEMO)/alpaca.json
 	@$(BIN)/python tests/benchmarks/ifd.py $(DEMO)/base $< $(ARGS)
+
+bench-training:
+	@$(BIN)/python tests/benchmarks/training.py $(DEMO)/base $(ARGS)
+
+bench-memory:
+	@$(BIN)/python tests/benchmarks/memory.py $(DEMO)/base $(ARGS)
 
 # About a thousand instruction rows in natural language, from the source package of llamafactory (Apache-2.0).
 $(DEMO)/alpaca.json: | $(VENV)/.installed
