@@ -171,9 +171,7 @@ def safety(base: Path, count: int) -> None:
     blocked, trained = summary["seconds_blocked_by_checkpoints"], summary["seconds_train"]
     print("\n### Checkpoints, one every 10 seconds\n")
     print("| | |\n|---|--:|")
-    print(
-        f"| training waited for them | {summary['seconds_blocked_by_checkpoints']:.2f} s of {summary['seconds_train']:.0f} s ({share:.2%}) |"
-    )
+    print(f"| training waited for them | {blocked:.2f} s of {trained:.0f} s ({blocked / trained:.2%}) |")
     print(f"| checkpoints kept at the end | {saved} |")
     print(f"| killed with SIGKILL: from the new start to the first new step | {seconds:.1f} s |")
 
