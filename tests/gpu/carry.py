@@ -16,10 +16,11 @@ import zipfile
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-# TRL and what it needs, and what tunegate.train imports: the recipe's models (pydantic) and rows (orjson).
+# TRL and what it needs, and what tunegate.train imports: the recipe's models (pydantic) and rows (orjson). transformers and PEFT
+# because 5.17 does not know activation_checkpointing. huggingface_hub stays the machine's: 2.x would ask for httpx2.
 PACKAGES = (
-    "trl", "datasets", "dill", "multiprocess", "xxhash", "bitsandbytes", "transformers", "peft", "accelerate", "huggingface_hub",
-    "safetensors", "tokenizers", "pydantic", "pydantic_core", "annotated-types", "typing-inspection", "typing_extensions", "orjson",
+    "trl", "datasets", "dill", "multiprocess", "xxhash", "bitsandbytes", "transformers", "peft",
+    "pydantic", "pydantic_core", "annotated-types", "typing-inspection", "typing_extensions", "orjson",
 )  # fmt: skip
 # The peer pins what it works with. Not carried: torchao, xformers, diffusers and hf_transfer, which it names and which weigh more than
 # all else here; that it goes without them was not tried. transformers 5.17 is taken from the machine.
