@@ -7,7 +7,7 @@ DEMO := runs/demo
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo prepare test test-slow test-gpu test-cluster bench check format compile clean
+.PHONY: help setup demo prepare test test-slow test-gpu test-cluster bench bench-gpu check format compile clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -88,6 +88,10 @@ bench-training:
 
 bench-memory:
 	@$(BIN)/python tests/benchmarks/memory.py $(DEMO)/base $(ARGS)
+
+GPU_PART ?= sft_8b dpo_8b memory_24gib memory_70b packing
+bench-gpu: $(VENV)/.installed-tests  ## measure training on a CUDA device, 8 minutes a part: make bench-gpu [GPU_PART=sft_8b] [ARGS="--size tiny"]
+	@for part in $(GPU_PART); do $(BIN)/python tests/gpu/$$part.py $(ARGS) || exit 1; done
 
 # About a thousand instruction rows in natural language, from the source package of llamafactory (Apache-2.0).
 $(DEMO)/alpaca.json: | $(VENV)/.installed

@@ -15,10 +15,11 @@ CONTEXT_BYTES = 1.0 * GIB  # CUDA context, cuBLAS workspace, fragmentation; arbi
 PROCESS_BYTES = 0.75 * GIB  # Python with torch, transformers, TRL, PEFT and bitsandbytes imported, on a CPU; tests/benchmarks/memory.py
 
 # TRL's fused head computes logits in tiles of 4096 tokens by 32768 words. On a GPU a kernel works in the tile, in bfloat16; on a
-# CPU its backward pass holds the tile, five float32 tensors of its size, three more for a moment, and one of bool.
+# CPU its backward pass holds the tile, five float32 tensors of its size, three more for a moment, and one of bool; and the
+# allocator, told to keep what is freed (train/model.py), two more of the last and smaller tile: measured, see docs/benchmarks.md.
 HEAD_TOKENS, HEAD_WORDS = 4096, 32768
 HEAD_TILE_GPU = 2
-HEAD_TILE_CPU = 2 + 5 * 4 + 3 * 4 + 1
+HEAD_TILE_CPU = 2 + 5 * 4 + 3 * 4 + 1 + 2 * 4
 
 # Eager attention, for each head and pair of tokens: the softmax in float32 and in bfloat16 are kept for the backward pass, which
 # then holds two gradients in float32 and two in bfloat16.

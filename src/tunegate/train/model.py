@@ -116,6 +116,18 @@ def keeping_freed_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def keep_attention(model) -> None:
+    """Have activation checkpointing keep what attention gave, and compute the rest again ("selective").
+
+    TRL 1.16 arranges that on the PeftModel around a model, where transformers 5.23 does not look, and its own key then
+    reaches torch, which refuses it. It knows PyTorch's attention and flash-attn by name, and not `varlen`, which is computed again.
+    """
+    from trl.models import enable_selective_activation_checkpointing
+
+    warnings.filterwarnings("ignore", message="`gradient_checkpointing_enable` is deprecated")
+    enable_selective_activation_checkpointing(model)
+
+
 def train_in_float32(model) -> None:
     """Hold the trainable weights in float32.
 

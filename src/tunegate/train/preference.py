@@ -92,7 +92,7 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
     from datasets import Dataset
 
     from tunegate.train.arguments import common, drop_printer, quiet
-    from tunegate.train.model import train_in_float32
+    from tunegate.train.model import keep_attention, train_in_float32
     from tunegate.train.running import processes, take
 
     shared = common(config, batch, checkpointing, scratch) | {
@@ -104,6 +104,8 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
     pairs = [pairs[i] for i in order]
     shared["train_sampling_strategy"] = "sequential"
     reference = {"precompute_ref_log_probs": precomputes(config), "precompute_ref_batch_size": REFERENCE_ROWS}
+    if checkpointing == "selective":
+        keep_attention(model.get_base_model())
     with quiet():
         if config.method == "dpo":
             from trl import DPOConfig, DPOTrainer

@@ -109,13 +109,15 @@ def sft_trainer(model, tokenizer, examples: list[dict], config: Sft, task: Task,
 
     from tunegate.train.arguments import common, drop_printer, quiet
     from tunegate.train.batch import by_length, whole
-    from tunegate.train.model import lora_config, train_in_float32
+    from tunegate.train.model import keep_attention, lora_config, train_in_float32
     from tunegate.train.running import processes
 
     grouped = config.train_sampling_strategy == "group_by_length" and not config.packing
     if grouped:
         order = by_length([len(example["input_ids"]) for example in examples], whole(config, processes()), config.seed)
         examples = [examples[i] for i in order]
+    if checkpointing == "selective":
+        keep_attention(model)
     with quiet():
         trainer = SFTTrainer(
             model=model,
