@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunegate.curate import near_duplicates
+from tunegate.curate import kernels, near_duplicates
 from tunegate.curate.near_duplicates import band_keys, connected, jaccard, shingles, signatures, similar_pairs
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -112,6 +112,27 @@ def test_batches_and_threads_change_nothing(monkeypatch):
     assert similar_pairs(texts, 0.7) == similar_pairs(texts, 0.7, band_keys(texts, workers=3)) == alone
     assert similar_pairs(texts + texts, 0.7, band_keys(texts + texts)) == similar_pairs(texts + texts, 0.7)
     assert band_keys([]).shape == (32, 0)
+
+
+def test_groups_are_those_of_sorting_all_keys():
+    rng = np.random.default_rng(2)
+    for count, different in ((0, 1), (1, 1), (2, 1), (5_000, 1), (5_000, 3), (5_000, 4_000), (200_000, 1_000_000)):
+        keys = rng.integers(2**32, size=different, dtype=np.uint32)[rng.integers(different, size=count)]
+        places, bounds = kernels.groups(keys)
+        order = np.argsort(keys, kind="stable")
+        _, starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)
+        expected = [order[start : start + size].tolist() for start, size in zip(starts, sizes, strict=True) if size > 1]
+        assert [places[start:stop].tolist() for start, stop in bounds] == expected
+
+
+def test_distinct_pairs_are_sorted_and_split():
+    rng = np.random.default_rng(4)
+    for count, size in ((2, 0), (2, 3), (50, 400), (2_048, 30_000), (2_049, 30_000), (70_000, 200_000), (2**31 - 1, 100_000)):
+        left = rng.integers(count - 1, size=size)
+        right = left + 1 + (rng.random(size) * (count - 1 - left)).astype(np.int64)
+        pairs = np.unique(left << 32 | right)
+        i, j = kernels.distinct_pairs(np.concatenate((left << 32 | right, pairs[::-1])).astype(np.uint64), count)
+        assert np.array_equal(i, pairs >> 32) and np.array_equal(j, pairs & 0xFFFFFFFF)
 
 
 def test_signatures_are_the_same_on_every_machine():

@@ -56,13 +56,17 @@ def band_keys(texts: list[str], workers: int = 1) -> np.ndarray:
     """
     from tunegate.curate import kernels
 
-    def keys(batch: list[str]) -> np.ndarray:
-        return kernels.band_keys(signatures(batch))
+    keys = np.empty((kernels.BANDS, len(texts)), dtype=np.uint32)
 
-    if workers == 1:
-        return np.concatenate([keys(batch) for batch in batches(texts)], axis=1)
+    def of_batch(batch: list[str]) -> np.ndarray:
+        return kernels.band_keys(*_code_points(batch), *kernels.permutations())
+
     with ThreadPoolExecutor(workers) as pool:
-        return np.concatenate(list(pool.map(keys, batches(texts))), axis=1)
+        stop = 0
+        for own in (pool.map if workers > 1 else map)(of_batch, batches(texts)):
+            start, stop = stop, stop + own.shape[1]
+            keys[:, start:stop] = own
+    return keys
 
 
 def similar_pairs(texts: list[str], threshold: float, keys: np.ndarray | None = None) -> list[tuple[int, int, float]]:
@@ -96,18 +100,22 @@ def candidate_pairs(texts: list[str], threshold: float, keys: np.ndarray | None 
     if not texts:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     keys = band_keys(texts) if keys is None else keys
-    found = []
+    found = bytearray()  # pairs i << 32 | j; it grows in place, where joining arrays in the end would take their memory twice
+    kept = 0  # bytes of what has no repeated pairs
     joined = np.arange(len(texts))  # the forest of what pairs of large groups have connected
     for band, own in enumerate(keys):
-        order, bounds = kernels.groups(own)
+        places, bounds = kernels.groups(own)
         sizes = bounds[:, 1] - bounds[:, 0]
         small = sizes <= _largest_complete(sizes, len(texts))
         for start, stop in bounds[~small]:
-            found.append(_large_group(texts, order[start:stop], keys[(band + 1) % len(keys)], threshold, joined))
-        found.append(kernels.pairs_of_groups(order, bounds[small], joined))
-        if sum(map(len, found[1:])) > PAIRS_AT_ONCE:
-            found = [_unique(np.concatenate(found))]
-    return np.divmod(_unique(np.concatenate(found)), len(texts))
+            found += _large_group(texts, places[start:stop], keys[(band + 1) % len(keys)], threshold, joined).data
+        found += kernels.pairs_of_groups(places, bounds[small], joined).data
+        if len(found) - kept > 8 * PAIRS_AT_ONCE:
+            left, right = kernels.distinct_pairs(np.frombuffer(found, dtype=np.uint64), len(texts))
+            found = bytearray((left << 32 | right).data)
+            kept = len(found)
+    left, right = kernels.distinct_pairs(np.frombuffer(found, dtype=np.uint64), len(texts))
+    return left.view(np.int64), right.view(np.int64)
 
 
 def verified(texts: list[str], left: np.ndarray, right: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,10 +158,11 @@ def _code_points(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def _largest_complete(sizes: np.ndarray, count: int) -> int:
     """Give the size up to which all pairs of a group are compared."""
-    sizes = np.sort(sizes)
-    affordable = np.cumsum(sizes * (sizes - 1) // 2) <= PAIRS_PER_BAND + PAIRS_PER_TEXT * count
-    if affordable.all():
+    limit = PAIRS_PER_BAND + PAIRS_PER_TEXT * count
+    if (sizes * (sizes - 1) // 2).sum() <= limit:
         return int(sizes.max(initial=SMALL_GROUP))
+    sizes = np.sort(sizes)
+    affordable = np.cumsum(sizes * (sizes - 1) // 2) <= limit
     return max(SMALL_GROUP, int(sizes[affordable.argmin()]) - 1)
 
 
@@ -162,18 +171,13 @@ def _large_group(texts: list[str], members: np.ndarray, next_keys: np.ndarray, t
     from tunegate.curate import kernels
 
     if kernels.is_joined(joined, members):
-        return np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.uint64)
     flat, begins = kernels.shingle_sets(*_code_points([texts[i] for i in members]))
     alike = np.argsort(next_keys[members], kind="stable")
     i, j = np.divmod(kernels.pairs_of_large_group(flat, begins, alike, threshold, COMPARISONS), len(members))
     for a, b in zip(members[i], members[j], strict=True):
         kernels.unite(joined, a, b)
-    return members[i] * len(texts) + members[j]
-
-
-def _unique(numbers: np.ndarray) -> np.ndarray:
-    numbers = np.sort(numbers)
-    return numbers[np.diff(numbers, prepend=-1) > 0]  # np.unique hashes, and takes ten times as long here
+    return (members[i] << 32 | members[j]).astype(np.uint64)
 
 
 def _blocks(texts: list[str], left: np.ndarray, right: np.ndarray) -> Iterator[tuple[int, int]]:
