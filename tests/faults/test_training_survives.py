@@ -8,7 +8,7 @@ import signal
 import threading
 
 import pytest
-from training import PREFER, SFT, Work, ask, die, die_at_copy
+from training import SFT, Work, ask, die, die_at_copy
 
 KILLS = 10
 LATEST_SECONDS = 0.5  # after training began; a step takes some 0.05, the first one more
@@ -214,14 +214,3 @@ def refuse_checkpoints() -> None:
         raise Unavailable("the store is away.")
 
     Checkpoints.push = push
-
-
-def test_kto_and_orpo_lower_their_loss(uninterrupted, tiny_base, tmp_path):
-    adapter = uninterrupted.store.get(uninterrupted.result["refs"]["adapter"])
-    for method in ("kto", "orpo"):
-        settings = PREFER.model_copy(update={"method": method})
-        work = ask(str(tmp_path / method), "prefer", tiny_base, prefer=settings, adapter=adapter)
-        assert work.finish() == 0
-        log = work.result["summary"]["log"]
-        assert log[-1]["loss"] < log[0]["loss"]
-        assert work.weights != (adapter / "adapter_model.safetensors").read_bytes()

@@ -74,3 +74,28 @@ def test_kto_exchanges_answers_between_different_prompts_whatever_the_micro_batc
     for place in range(0, len(prompts) - 1, 2):
         assert prompts[place] != prompts[place + 1]
         assert (answers[0][place], answers[0][place + 1]) == (own[place + 1], own[place])
+
+
+def test_orpo_learns_without_a_reference(adapter, tiny_base, tmp_path):
+    from tunegate.train.preference import train_on_pairs
+
+    pairs = [
+        {"prompt": rows.chat(row, TASK.system), "chosen": [{"role": "assistant", "content": rows.answer(row)}],
+         "rejected": [{"role": "assistant", "content": "{}"}]} for row in command_rows(16)
+    ]  # fmt: skip
+    config = Prefer(method="orpo", learning_rate=1e-3, num_train_epochs=4, train_batch_size=4)
+    summary = train_on_pairs(config, SFT, TASK, tiny_base, adapter, pairs, tmp_path / "out")
+    assert summary["log"][-1]["loss"] < summary["log"][0]["loss"]
+
+
+def test_attention_is_kept_where_activations_are_computed_again(tiny_base, tmp_path):
+    """The same step, whatever of it is computed twice."""
+    from tunegate.train.sft import sft
+
+    rows.write_rows(tmp_path / "train.jsonl", command_rows(12))
+    logs = []
+    for name, checkpointing in (("kept", False), ("selective", "selective"), ("all", True)):
+        settings = SFT.model_copy(update={"gradient_checkpointing": checkpointing, "attn_implementation": "sdpa", "load_in_4bit": False})
+        summary = sft(settings, TASK, tiny_base, tmp_path / "train.jsonl", tmp_path / name)
+        logs.append([entry["loss"] for entry in summary["log"]])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3) and logs[0] == pytest.approx(logs[2], rel=1e-3)

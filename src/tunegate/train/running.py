@@ -208,9 +208,10 @@ class Measure:
 
     def __init__(self, trainer):
         self.trainer = trainer
-        trainer._set_signature_columns_if_needed()
-        columns = [c for c in trainer.train_dataset.column_names if c in trainer._signature_columns]
-        self.rows = trainer.train_dataset.select_columns(columns)
+        self.rows = trainer.train_dataset
+        if trainer.args.remove_unused_columns:
+            trainer._set_signature_columns_if_needed()
+            self.rows = self.rows.select_columns([c for c in self.rows.column_names if c in trainer._signature_columns])
         lengths = [sum(len(v) for v in row.values() if isinstance(v, list)) for row in self.rows]
         self.longest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         self.peaks: list[tuple[int, float]] = []  # size, bytes of this process at the peak (CPU only)
