@@ -252,6 +252,7 @@ class Sft(Training):
     packing: bool = True  # several rows in one of task.max_length tokens, none of which sees another
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"  # by length: less padding without packing
     attn_implementation: Literal["auto", "eager", "sdpa", "varlen", "flash_attention_2"] = "auto"  # the fastest that is here
+    fsdp: bool | Literal["auto"] = "auto"  # divide the weights among the GPUs; auto: where they do not fit on each
     early_stopping_patience: Count | None = None  # evaluations on dev without a lower loss before training stops; none: off
     eval_steps: Count = 50  # between evaluations on dev, where early stopping is on; arbitrary
     replay_share: Share = 0.1  # of the training rows: general data against forgetting

@@ -26,7 +26,7 @@ def forked(monkeypatch, before=None) -> list[int]:
     """Have training done in a process that has imported all already; gives the codes with which these ended."""
     codes = []
 
-    def launch(uri, run):
+    def launch(uri, run, alone):
         code = Work(uri, run).finish(before)
         codes.append(code if code >= 0 else 128 - code)
         return codes[-1]

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tunegate.recipe import Training
+from tunegate.train import sharding
 from tunegate.train.batch import Batch
 from tunegate.train.model import device
 
@@ -25,7 +26,7 @@ def common(config: Training, batch: Batch, checkpointing: bool | str, scratch: P
         activation_checkpointing_kwargs={"selective": True} if checkpointing == "selective" else None,
         max_grad_norm=config.max_grad_norm, bf16=True, use_cpu=device() == "cpu", seed=config.seed, data_seed=config.seed,
         dataloader_pin_memory=device() != "cpu",
-    )  # fmt: skip
+    ) | sharding.arguments(checkpointing)  # fmt: skip
 
 
 @contextmanager

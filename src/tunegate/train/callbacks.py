@@ -19,6 +19,8 @@ from tunegate.train.checkpoints import Pusher, seal
 BEST = "best.safetensors"
 EXPLODED = 2.0  # times the first loss, and a nat more: what no training comes back from. Arbitrary
 
+FIRST = 5  # losses whose median is the first loss
+
 
 class Saving(TrainerCallback):
     """Save a checkpoint every `minutes` and on SIGTERM, and stop in time where a budget of hours runs out.
@@ -28,6 +30,7 @@ class Saving(TrainerCallback):
     Attributes:
         stopped: why training ended before its last step: "" or "asked" or "budget".
         blocked: seconds for which training waited for checkpoints.
+        kept: the step of the last checkpoint.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Saving(TrainerCallback):
         self.max_seconds = max_hours * 3600 if max_hours else math.inf
         self.before = seconds_before
         self.asked = False
-        self.stopped = ""
+        self.stopped, self.kept = "", 0
         self.blocked = self.longest = 0.0
         self.loss_is_good = lambda: True
 
@@ -77,12 +80,14 @@ class Saving(TrainerCallback):
         self.saved = time.monotonic()
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         _gather_random_states(directory, args.process_index, args.world_size)
+        self.kept = state.global_step
         if args.process_index == 0:
             if all_finite(model):
                 seal(directory, self.run, state.global_step, args.world_size, self.seconds)
                 self.pusher.offer(directory, state.global_step)
             else:
                 say(f"      The weights at step {state.global_step} are not numbers: no checkpoint of them is kept.")
+                self.kept = 0
                 shutil.rmtree(directory)
         else:
             shutil.rmtree(directory, ignore_errors=True)
@@ -103,12 +108,15 @@ class LossGuard(TrainerCallback):
     def good(self) -> bool:
         return self.bad == 0
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.first = [entry["loss"] for entry in state.log_history if "loss" in entry][:FIRST]  # after a resume
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "loss" not in logs:
             return
         loss, gradient = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
         finite = math.isfinite(loss) and math.isfinite(gradient)
-        if finite and len(self.first) < 5:
+        if finite and len(self.first) < FIRST:
             self.first.append(loss)
         if finite and loss <= EXPLODED * abs(statistics.median(self.first)) + 1:
             self.bad = 0
@@ -191,4 +199,6 @@ def _gather_random_states(directory: Path, rank: int, processes: int) -> None:
 
 
 def all_finite(model) -> bool:
-    return all(bool(torch.isfinite(value).all()) for value in model.parameters() if value.requires_grad)
+    """Look at what this process holds of the trainable weights; a part of each where they are sharded."""
+    trained = (value for value in model.parameters() if value.requires_grad)
+    return all(bool(torch.isfinite(getattr(value, "_local_tensor", value)).all()) for value in trained)

@@ -1,6 +1,7 @@
 """Load the base model for training, and save adapters that say nothing of the machine they were trained on."""
 
 import ctypes
+import math
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from tunegate.errors import BadInput
 from tunegate.recipe import Lora, Sft
 from tunegate.train.attention import register
+from tunegate.train.sharding import sharded
 
 # Environment and logs of a training child: lines for people, nothing asked of a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -75,14 +77,14 @@ def load_base(base: Path, config: Sft | None = None, attention: str = ""):
     return model
 
 
+def gpu_bytes() -> float:
+    """Give the memory of this process' GPU; infinity without one."""
+    return torch.cuda.get_device_properties(place()).total_memory if device() == "cuda" else math.inf
+
+
 def place() -> str:
     """Name the device of this process: under torchrun each has a GPU of its own."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device() == "cuda" else "cpu"
-
-
-def sharded() -> bool:
-    """Say whether this training divides the weights among its processes (FSDP): where accelerate was told to."""
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def lora_config(lora: Lora):
@@ -137,6 +139,16 @@ def train_in_float32(model) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def save_sharded(trainer, output: Path) -> None:
+    """Gather what is trained from all processes, and write it in the first: all of them must call this."""
+    for config in getattr(trainer.model, "peft_config", {}).values():
+        config.base_model_name_or_path = "base"
+    trainer.save_model(str(output))
+    if trainer.args.process_index == 0:
+        for name in ("README.md", "training_args.bin"):
+            (output / name).unlink(missing_ok=True)
 
 
 def save_adapter(model, tokenizer, output: Path) -> None:

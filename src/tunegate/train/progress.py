@@ -27,6 +27,10 @@ class Progress(TrainerCallback):
         self.log = [{"step": entry["step"], **_numbers(entry)} for entry in state.log_history if "loss" in entry]
         self.first_tokens = self.log[-1].get("num_tokens", 0) if self.log else 0
         if self.first_step:
+            # What the process before this one could not send to MLflow is in the checkpoint.
+            tracking.log_history(
+                self.name, [{"step": e["step"]} | {_with_unit(k): v for k, v in e.items() if k != "step"} for e in self.log]
+            )
             say(f"      {self.name}: going on from step {self.first_step} of {state.max_steps}")
 
     def on_step_end(self, args, state, control, **kwargs):

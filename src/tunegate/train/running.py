@@ -14,12 +14,13 @@ from transformers import set_seed
 from tunegate import tracking
 from tunegate.errors import BadInput, Interrupted
 from tunegate.recipe import Training
+from tunegate.steps import say
 from tunegate.store import Store
 from tunegate.train import batch as batches
 from tunegate.train.batch import Batch, Measured
 from tunegate.train.callbacks import KeepBest, LossGuard, Saving
 from tunegate.train.checkpoints import Checkpoints, Pusher, read_seal
-from tunegate.train.model import device, keeping_freed_memory
+from tunegate.train.model import device, gpu_bytes, keeping_freed_memory
 from tunegate.train.progress import Progress
 
 GRACE_SECONDS = 45.0  # to push a last checkpoint when asked to stop; a pod has 600, a spot node 30 to 120. Arbitrary
@@ -41,13 +42,17 @@ class Attempt:
 
     @property
     def settings(self) -> dict | None:
-        return self.store.read_json(f"training/{self.run}/settings.json") if self.store is not None else None
+        """How an earlier attempt divided the batch, if it did so among as many processes."""
+        found = self.store.read_json(f"training/{self.run}/settings.json") if self.store is not None else None
+        return found if found and found["processes"] == processes() else None
 
     def keep_settings(self, batch: Batch, checkpointing: bool, rows_together: int) -> None:
         """Write down how the batch was divided: a later attempt takes the same, or what a supervisor made of it."""
         if self.store is not None and first_process():
-            document = {"rows": batch.rows, "accumulation": batch.accumulation, "checkpointing": checkpointing}
-            self.store.write_json(f"training/{self.run}/settings.json", document | {"rows_together": rows_together})
+            self.store.write_json(f"training/{self.run}/settings.json", {
+                "rows": batch.rows, "accumulation": batch.accumulation, "checkpointing": checkpointing, "rows_together": rows_together,
+                "processes": processes(),
+            })  # fmt: skip
 
 
 @dataclass
@@ -106,7 +111,10 @@ def run(name: str, config: Training, attempt: Attempt, build: Callable, patience
     """
     trainer, batch, checkpointing = _divided(config, attempt, build)
     found = attempt.checkpoints.newest() if attempt.checkpoints else None
-    before = read_seal(found[1])["seconds"] if found else 0.0
+    sealed = read_seal(found[1]) if found else {"seconds": 0.0, "processes": processes()}
+    if sealed["processes"] != processes() and first_process():
+        say(f"      {name}: the checkpoint is of {sealed['processes']} processes, and these are {processes()}: random numbers will differ")
+    before = sealed["seconds"]
     pusher = Pusher(attempt.checkpoints) if attempt.checkpoints and first_process() else None
     guard, progress = LossGuard(name, config.max_bad_steps), Progress(name)
     enabled = attempt.checkpoints is not None
@@ -158,6 +166,8 @@ def _say_interrupted(name: str, trainer, saving: Saving, pusher: Pusher | None) 
         raise Interrupted(f"{name} was asked to stop at step {step} of {all_}. It has no store to save to: nothing was kept.")
     if pusher is not None and not pusher.wait(GRACE_SECONDS):
         raise Interrupted(f"{name} was asked to stop at step {step} of {all_}; its checkpoint was not stored in {GRACE_SECONDS:.0f} s.")
+    if saving.kept != step:
+        raise Interrupted(f"{name} was asked to stop at step {step} of {all_}, where its loss was bad: the checkpoint before is the last.")
     raise Interrupted(f"{name} was asked to stop at step {step} of {all_}, and saved a checkpoint. Started again it goes on.")
 
 
@@ -228,7 +238,7 @@ class Measure:
                 started = time.perf_counter()
                 self._step(trainer.data_collator(chosen))
                 seconds = time.perf_counter() - started
-            fits = not torch.cuda.is_available() or torch.cuda.max_memory_allocated() <= batches.ROOM * _cuda_bytes()
+            fits = not torch.cuda.is_available() or torch.cuda.max_memory_allocated() <= batches.ROOM * gpu_bytes()
         except (torch.OutOfMemoryError, MemoryError):
             return Measured(False)
         finally:
@@ -260,10 +270,6 @@ class Measure:
             return True
         (small, low), (large, high) = self.peaks[-2:]
         return (high - low) / (large - small) * (size - large) < batches.ROOM * _free_bytes()
-
-
-def _cuda_bytes() -> int:
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
 def _free_bytes() -> int:

@@ -55,8 +55,11 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
         Interrupted: it was asked to stop.
     """
     from tunegate.train import examples as rendered
-    from tunegate.train.model import load_tokenizer, save_adapter, save_model
-    from tunegate.train.running import Attempt, first_process, run
+    from tunegate.train.model import gpu_bytes, load_tokenizer, save_adapter, save_model, save_sharded
+    from tunegate.train.running import Attempt, first_process, processes, run
+    from tunegate.train.sharding import decide, sharded
+
+    decide(config, task.max_length, base, processes(), gpu_bytes())
 
     tokenizer = load_tokenizer(base)
     examples, counts = rendered.load_examples(train, replay, tokenizer, task, config.replay_share)
@@ -68,10 +71,12 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
     say(f"      sft: {len(examples)} examples ({counts['replayed']} replayed), {describe(config)}")
     ran = run("sft", config, attempt or Attempt(), build(config, task, base, tokenizer, examples, judged, output.parent / ".trainer"),
               config.early_stopping_patience)  # fmt: skip
-    if first_process():
+    if sharded():
+        save_sharded(ran.trainer, output)
+    elif first_process():
         (save_adapter if config.method == "lora" else save_model)(ran.trainer.model, tokenizer, output)
-    tokens = ran.log[-1].get("num_tokens") if ran.log else None
-    new = tokens - next((entry["num_tokens"] for entry in ran.log if entry["step"] == ran.resumed_from), 0) if tokens else 0
+    counted = [(entry["step"], entry["num_tokens"]) for entry in ran.log]
+    new = counted[-1][1] - max((tokens for step, tokens in counted if step <= ran.resumed_from), default=0)
     return ran.summary | counts | {
         "examples": len(examples),
         "tokens_per_second": round(new / ran.seconds_now, 1),

@@ -5,10 +5,12 @@ batch was divided), checkpoints.json, error.json and result.json. So a process, 
 whatever the one before it left, and a training that is done is not done twice.
 """
 
+import contextlib
 import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tunegate.train.checkpoints import Checkpoints
 OUT_OF_MEMORY = 71  # EX_OSERR of sysexits.h
 KILLED = 128 + signal.SIGKILL
 HALVINGS = 2
+ALONE = {"pairs"}  # work of one process
 GRACE_SECONDS = 60  # that a child gets to save
 ERRORS = {error.code: error for error in (BadInput, Refused, Unavailable, Interrupted)}
 
@@ -61,7 +64,7 @@ def train(training: Training, inputs: Inputs) -> dict:
     while True:
         store.write_json(f"{place}/error.json", {})
         before = _memory_kills()
-        code = _launch_job(training.work, inputs, run) if job else launch(store.uri, run)
+        code = _launch_job(training.work, inputs, run) if job else launch(store.uri, run, training.work in ALONE)
         if code == 0:
             return store.read_json(f"{place}/result.json")
         error = store.read_json(f"{place}/error.json") or {}
@@ -129,7 +132,7 @@ def _launch_job(work: str, inputs: Inputs, run: str) -> int:
     where, store = inputs.where, inputs.store
     if "://" not in store.uri:
         raise BadInput(f"A TrainJob needs a store that its nodes can reach, and `store` is {store.uri}. Give an s3:// address.")
-    nodes = 1 if work == "pairs" else where["nodes"]  # sampling answers is one process's work
+    nodes = 1 if work in ALONE else where["nodes"]
     request = train_job.JobRequest(
         name=train_job.job_name(work, run, run_id()), namespace=train_job.own_namespace(), image=where.get("image", ""),
         command=("python", "-m", "tunegate.train.supervise", store.uri, run), runtime=where["runtime"], nodes=nodes, gpus=where["gpus"],
@@ -147,10 +150,12 @@ def _launch_job(work: str, inputs: Inputs, run: str) -> int:
         return OUT_OF_MEMORY
 
 
-def launch(store_uri: str, run: str) -> int:
-    """Run tunegate.train.job in one process for each GPU; pass a SIGTERM on to it, and wait for it either way."""
+def launch(store_uri: str, run: str, alone: bool) -> int:
+    """Run tunegate.train.job in one process for each GPU, or one alone; pass a SIGTERM on to it, and wait for it either way."""
     program = ["-m", "tunegate.train.job", store_uri, run]
-    if "PET_NNODES" in os.environ:  # a node of a TrainJob: torchrun reads who the others are from variables PET_…
+    if alone:
+        pass
+    elif "PET_NNODES" in os.environ:  # a node of a TrainJob: torchrun reads who the others are from variables PET_…
         program = ["-m", "torch.distributed.run", *program]
     elif (processes := int(os.environ.get("TUNEGATE_TRAIN_PROCESSES") or max(1, visible_gpus()))) > 1:
         program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *program]
@@ -162,19 +167,17 @@ def launch(store_uri: str, run: str) -> int:
         children.stop(child, GRACE_SECONDS)
 
 
-class _passing_on_sigterm:
-    def __init__(self, child):
-        self.child = child
-
-    def __enter__(self):
-        try:
-            self.before = signal.signal(signal.SIGTERM, lambda *_: children.ask_to_end(self.child))
-        except ValueError:  # not the main thread, which alone can listen
-            self.before = None
-
-    def __exit__(self, *_):
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+@contextlib.contextmanager
+def _passing_on_sigterm(child) -> Iterator[None]:
+    try:
+        before = signal.signal(signal.SIGTERM, lambda *_: children.ask_to_end(child))
+    except ValueError:  # not the main thread, which alone can listen
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def visible_gpus() -> int:
@@ -203,10 +206,11 @@ def main(arguments: list[str]) -> int:
         print("Usage: python -m tunegate.train.supervise STORE RUN", file=sys.stderr)
         return BadInput.code
     uri, run = arguments
-    code = launch(uri, run)
+    store = open_store(uri)
+    code = launch(uri, run, (store.read_json(f"training/{run}/request.json") or {}).get("work") in ALONE)
     if code == 0:
         return 0
-    return (open_store(uri).read_json(f"training/{run}/error.json") or {}).get("code", code)
+    return (store.read_json(f"training/{run}/error.json") or {}).get("code", code)
 
 
 if __name__ == "__main__":
