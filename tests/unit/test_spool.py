@@ -258,7 +258,7 @@ def test_of_several_trainers_the_first_logs(tracker, monkeypatch):
 
 
 @pytest.mark.parametrize(("given", "expected"), [
-    ({"TUNEGATE_RUNS": "/work/runs", "TUNEGATE_SCRATCH": "/scratch"}, "/work/runs/run-1/for-mlflow"),
+    ({"TUNEGATE_RUNS": "/home/runs", "TUNEGATE_SCRATCH": "/scratch"}, "/home/runs/run-1/for-mlflow"),
     ({"TUNEGATE_SCRATCH": "/scratch"}, "/scratch/tunegate-runs/run-1/for-mlflow"),
 ])  # fmt: skip
 def test_a_spool_lies_with_the_run_or_on_the_scratch_of_a_pod(given, expected, monkeypatch):

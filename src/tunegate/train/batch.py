@@ -1,5 +1,6 @@
 """Divide the rows of an optimizer step: how many a device takes at once, and how often it does before it steps."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,15 @@ class Measured:
 
     fits: bool
     speed: float = 0.0
+
+
+def first_process() -> bool:
+    """Say whether this is the process that writes, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def given(config: Training, devices: int) -> Batch | None:

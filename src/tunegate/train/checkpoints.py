@@ -28,12 +28,17 @@ WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.
 RETRY_SECONDS = 30.0  # between tries to push while the store does not answer; arbitrary
 
 
+def document(run: str, name: str) -> str:
+    """Give the place in the store of what is written down about a training: request, settings, checkpoints, error or result."""
+    return f"training/{run}/{name}.json"
+
+
 class Checkpoints:
     """The checkpoints of the run that `run` names: a digest of all that the trained weights depend on."""
 
     def __init__(self, store: Store, run: str, limit: int = 2, say: Callable[[str], None] = say):
         self.store, self.run, self.limit, self.say = store, run, limit, say
-        self.path = f"training/{run}/checkpoints.json"
+        self.path = document(run, "checkpoints")
 
     def push(self, directory: Path, step: int) -> None:
         """Store a checkpoint and forget those before it, down to `limit`. A full disk costs the older ones first."""

@@ -17,6 +17,8 @@ from tunegate import tracking
 from tunegate.errors import BadInput, TunegateError, Unavailable
 from tunegate.steps import Inputs, say
 from tunegate.store import Store, open_store
+from tunegate.train.batch import first_process
+from tunegate.train.checkpoints import document
 from tunegate.train.supervise import OUT_OF_MEMORY
 
 # What each is given and gives: (config, inputs, output, run) -> summary; directories that it leaves in output are stored.
@@ -37,11 +39,11 @@ def main(arguments: list[str]) -> int:
         return BadInput.code
     uri, run = arguments
     store = open_store(uri)
-    first = os.environ.get("RANK", "0") == "0"
+    first = first_process()
     try:
-        request = store.read_json(f"training/{run}/request.json")
+        request = store.read_json(document(run, "request"))
         if request is None:
-            raise BadInput(f"{uri} holds no training/{run}/request.json. The step that asks for a training writes it.")
+            raise BadInput(f"{uri} holds no {document(run, 'request')}. The step that asks for a training writes it.")
         _work(store, request, first)
         return 0
     except TunegateError as error:
@@ -68,7 +70,7 @@ def _work(store: Store, request: dict, first: bool) -> None:
         refs = {}
         for part in sorted(path for path in output.iterdir() if path.is_dir() and not path.name.startswith(".")):
             refs[part.name] = _stubbornly(lambda part=part: store.put(f"{request['work']}-{part.name}", part))
-        _stubbornly(lambda: store.write_json(f"training/{run}/result.json", {"summary": summary, "refs": refs, "run": run}))
+        _stubbornly(lambda: store.write_json(document(run, "result"), {"summary": summary, "refs": refs, "run": run}))
 
 
 def _stubbornly(call):
@@ -84,7 +86,7 @@ def _stubbornly(call):
 
 def _leave(store: Store, run: str, code: int, sentence: str) -> int:
     with contextlib.suppress(TunegateError):
-        store.write_json(f"training/{run}/error.json", {"code": code, "sentence": sentence})
+        store.write_json(document(run, "error"), {"code": code, "sentence": sentence})
     say(f"      {sentence}", file=sys.stderr)
     return code
 

@@ -9,7 +9,7 @@ from tunegate.errors import BadInput
 from tunegate.recipe import Prefer, Sft, Task
 from tunegate.steps import Inputs, say
 from tunegate.train import kto
-from tunegate.train.batch import by_length, whole
+from tunegate.train.batch import by_length, first_process, processes, whole
 from tunegate.train.pairs import PAIRS
 
 REFERENCE_ROWS = 8  # pairs scored at once by the reference, without gradients; arbitrary
@@ -19,7 +19,7 @@ def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
     """Train as tunegate.train.job does, and score the result on dev."""
     from tunegate.train.generate import dev_score, merged_model
     from tunegate.train.model import load_tokenizer
-    from tunegate.train.running import Attempt, first_process
+    from tunegate.train.running import Attempt
 
     settings, task = Prefer.model_validate(config["prefer"]), Task.model_validate(config["task"])
     attempt = Attempt(inputs.store, run, settings.save_total_limit, config["price_per_hour"])
@@ -43,7 +43,7 @@ def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Pa
         Refused, Interrupted: see tunegate.train.running.run.
     """
     from tunegate.train.model import load_tokenizer, save_adapter
-    from tunegate.train.running import Attempt, first_process, run
+    from tunegate.train.running import Attempt, run
 
     if sft.method == "full":
         raise BadInput("prefer goes on with an adapter, and sft.method is full. Set prefer.method: none, or sft.method: lora.")
@@ -93,7 +93,7 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
 
     from tunegate.train.arguments import common, drop_printer, quiet
     from tunegate.train.model import keep_attention, train_in_float32
-    from tunegate.train.running import processes, take
+    from tunegate.train.running import take
 
     shared = common(config, batch, checkpointing, scratch) | {
         "beta": config.beta, "max_length": task.max_length, "dataloader_drop_last": True,

@@ -1,7 +1,6 @@
 """Run a trainer so that nothing is lost: divide the batch, resume from the newest whole checkpoint, save, stop in time."""
 
 import contextlib
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from tunegate.recipe import Training
 from tunegate.steps import say
 from tunegate.store import Store
 from tunegate.train import batch as batches
-from tunegate.train.batch import Batch, Measured
+from tunegate.train.batch import Batch, Measured, first_process, processes
 from tunegate.train.callbacks import KeepBest, LossGuard, Saving
-from tunegate.train.checkpoints import Checkpoints, Pusher, read_seal
+from tunegate.train.checkpoints import Checkpoints, Pusher, document, read_seal
 from tunegate.train.model import device, gpu_bytes, keeping_freed_memory
 from tunegate.train.progress import Progress
 
@@ -43,13 +42,13 @@ class Attempt:
     @property
     def settings(self) -> dict | None:
         """How an earlier attempt divided the batch, if it did so among as many processes."""
-        found = self.store.read_json(f"training/{self.run}/settings.json") if self.store is not None else None
+        found = self.store.read_json(document(self.run, "settings")) if self.store is not None else None
         return found if found and found["processes"] == processes() else None
 
     def keep_settings(self, batch: Batch, checkpointing: bool, rows_together: int) -> None:
         """Write down how the batch was divided: a later attempt takes the same, or what a supervisor made of it."""
         if self.store is not None and first_process():
-            self.store.write_json(f"training/{self.run}/settings.json", {
+            self.store.write_json(document(self.run, "settings"), {
                 "rows": batch.rows, "accumulation": batch.accumulation, "checkpointing": checkpointing, "rows_together": rows_together,
                 "processes": processes(),
             })  # fmt: skip
@@ -88,14 +87,6 @@ class Ran:
         if self.best_step:
             said["best_step"] = self.best_step
         return said
-
-
-def first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def run(name: str, config: Training, attempt: Attempt, build: Callable, patience: int | None = None) -> Ran:

@@ -7,6 +7,7 @@ from tunegate.errors import BadInput
 from tunegate.recipe import Sft, Task
 from tunegate.steps import Inputs, Result, say
 from tunegate.train import supervise
+from tunegate.train.batch import by_length, first_process, processes, whole
 
 METRICS = ("examples", "steps", "seconds_train", "tokens_per_second", "loss_final", "stop_token_in_loss")
 
@@ -56,7 +57,7 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
     """
     from tunegate.train import examples as rendered
     from tunegate.train.model import gpu_bytes, load_tokenizer, save_adapter, save_model, save_sharded
-    from tunegate.train.running import Attempt, first_process, processes, run
+    from tunegate.train.running import Attempt, run
     from tunegate.train.sharding import decide, sharded
 
     decide(config, task.max_length, base, processes(), gpu_bytes())
@@ -113,9 +114,7 @@ def sft_trainer(model, tokenizer, examples: list[dict], config: Sft, task: Task,
     from trl import SFTConfig, SFTTrainer
 
     from tunegate.train.arguments import common, drop_printer, quiet
-    from tunegate.train.batch import by_length, whole
     from tunegate.train.model import keep_attention, lora_config, train_in_float32
-    from tunegate.train.running import processes
 
     grouped = config.train_sampling_strategy == "group_by_length" and not config.packing
     if grouped:

@@ -19,7 +19,7 @@ from tunegate.digests import digest_json
 from tunegate.errors import BadInput, Interrupted, Refused, TunegateError, Unavailable
 from tunegate.steps import Inputs, run_id, say
 from tunegate.store import Store, open_store
-from tunegate.train.checkpoints import Checkpoints
+from tunegate.train.checkpoints import Checkpoints, document
 
 OUT_OF_MEMORY = 71  # EX_OSERR of sysexits.h
 KILLED = 128 + signal.SIGKILL
@@ -54,23 +54,22 @@ def train(training: Training, inputs: Inputs) -> dict:
     """
     store, run = inputs.store, training.run(inputs.key)
     job = wants_job(inputs.where)
-    place = f"training/{run}"
-    done = store.read_json(f"{place}/result.json")
+    done = store.read_json(document(run, "result"))
     if done and all(store.has(ref) for ref in done["refs"].values()):
         say(f"      {training.work}: found done")
         return done
-    store.write_json(f"{place}/request.json", {"work": training.work, "config": training.config, "refs": training.refs, "run": run})
+    store.write_json(document(run, "request"), {"work": training.work, "config": training.config, "refs": training.refs, "run": run})
     halved = 0
     while True:
-        store.write_json(f"{place}/error.json", {})
+        store.write_json(document(run, "error"), {})
         before = _memory_kills()
         code = _launch_job(training.work, inputs, run) if job else launch(store.uri, run, training.work in ALONE)
         if code == 0:
-            return store.read_json(f"{place}/result.json")
-        error = store.read_json(f"{place}/error.json") or {}
+            return store.read_json(document(run, "result"))
+        error = _error(store, run)
         code = error.get("code", code)
         if code == OUT_OF_MEMORY or (code == KILLED and _memory_kills() != before):
-            if halved == HALVINGS or not _with_less_memory(store, place):
+            if halved == HALVINGS or not _with_less_memory(store, run):
                 raise BadInput(
                     f"{training.work} ran out of memory {halved + 1} times, the last time with the smallest batch that was allowed. "
                     "Shorten task.max_length, set gradient_checkpointing: true or load_in_4bit: true, or use a larger device."
@@ -90,9 +89,9 @@ def price_per_hour(where: dict) -> float:
     return where.get("hourly_price", 0.0) * where.get("nodes", 1)
 
 
-def _with_less_memory(store: Store, place: str) -> bool:
+def _with_less_memory(store: Store, run: str) -> bool:
     """Halve the micro-batch and double the accumulation, so that the optimizer step stays the same; say whether that was possible."""
-    settings = store.read_json(f"{place}/settings.json")
+    settings = store.read_json(document(run, "settings"))
     if not settings:
         return False  # it did not come as far as a batch: the model alone is too large
     if settings["rows"] % (2 * settings["rows_together"]) == 0:
@@ -103,9 +102,14 @@ def _with_less_memory(store: Store, place: str) -> bool:
         said = "activations are computed again in the backward pass instead of kept (gradient checkpointing)"
     else:
         return False
-    store.write_json(f"{place}/settings.json", less)
+    store.write_json(document(run, "settings"), less)
     say(f"      Out of memory. Going on from the last checkpoint with {said}.")
     return True
+
+
+def _error(store: Store, run: str) -> dict:
+    """Give what the training said of its end, {"code", "sentence"}; nothing where it could not."""
+    return store.read_json(document(run, "error")) or {}
 
 
 def _as_error(code: int, error: dict, work: str) -> TunegateError:
@@ -141,11 +145,11 @@ def _launch_job(work: str, inputs: Inputs, run: str) -> int:
         labels={"tunegate/run": run_id()},
     )  # fmt: skip
     try:
-        train_job.run(request, train_job.connect(), say, lambda: store.read_json(f"training/{run}/error.json") or None)
+        train_job.run(request, train_job.connect(), say, lambda: _error(store, run) or None)
         return 0
     except TunegateError:
         # What ended it is in the store, if it could say so; only running out of memory is answered here.
-        if (store.read_json(f"training/{run}/error.json") or {}).get("code") != OUT_OF_MEMORY:
+        if _error(store, run).get("code") != OUT_OF_MEMORY:
             raise
         return OUT_OF_MEMORY
 
@@ -207,10 +211,10 @@ def main(arguments: list[str]) -> int:
         return BadInput.code
     uri, run = arguments
     store = open_store(uri)
-    code = launch(uri, run, (store.read_json(f"training/{run}/request.json") or {}).get("work") in ALONE)
+    code = launch(uri, run, (store.read_json(document(run, "request")) or {}).get("work") in ALONE)
     if code == 0:
         return 0
-    return (store.read_json(f"training/{run}/error.json") or {}).get("code", code)
+    return _error(store, run).get("code", code)
 
 
 if __name__ == "__main__":
