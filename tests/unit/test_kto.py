@@ -10,6 +10,7 @@ from tunegate.predict.work import row_choices
 from tunegate.recipe import Prefer, Task
 from tunegate.store import open_store
 from tunegate.train import batch, kto, supervise
+from tunegate.train.checkpoints import document
 from tunegate.train.pairs import given_examples
 
 TASK = Task(checker="exact", system="Answer in one word.")
@@ -147,7 +148,7 @@ def test_the_smallest_micro_batch_is_two():
 def test_out_of_memory_does_not_halve_a_couple(tmp_path, rows_together, after):
     store = open_store(str(tmp_path / "store"))
     settings = {"rows": 2, "accumulation": 2, "checkpointing": False, "rows_together": rows_together}
-    store.write_json("training/x/settings.json", settings)
-    assert supervise._with_less_memory(store, "training/x")
-    found = store.read_json("training/x/settings.json")
+    store.write_json(document("x", "settings"), settings)
+    assert supervise._with_less_memory(store, "x")
+    found = store.read_json(document("x", "settings"))
     assert (found["rows"], found["accumulation"], found["checkpointing"]) == after
