@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tunegate import digests, kubernetes_deploy, prompts, registry
 from tunegate.errors import BadInput, Refused, Unavailable
-from tunegate.gate import verify_verdict
+from tunegate.gate.verify import verify_verdict
 from tunegate.recipe import Deploy, Serve, Task
 from tunegate.results import read_items
 from tunegate.serving import client, engine

@@ -71,15 +71,14 @@ class Measurement:
         answers = chat(self.server, asked, self.task.max_new_tokens, self.settings.concurrency, progress)
         hashes = [prompts.prompt_hash(messages) for messages in asked]
         for row, answer, prompt_hash in zip(items, answers, hashes, strict=True):
-            common = {
-                "arm": arm, "split": split, "item_id": row["id"], "cluster_id": row["cluster"], "task_type": row["task_type"],
-                "prompt_hash": prompt_hash, "output": answer.text, "finish_reason": answer.finish_reason,
+            about = {
+                "cluster_id": row["cluster"], "task_type": row["task_type"], "source": row["source"], "prompt_hash": prompt_hash,
+                "output": answer.text, "expected": rows.answer(row), "finish_reason": answer.finish_reason,
                 "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
                 "latency_seconds": answer.latency_seconds,
             }  # fmt: skip
-            exact = tasks.score(self.task.checker, answer.text, rows.answer(row))
-            self.items.append({**common, "metric": "task/exact", "score": exact})
-            self.items.append({**common, "metric": "task/finish_stop", "score": float(answer.finish_reason == "stop")})
+            found = tasks.scores(self.task, answer.text, row) | {"task/finish_stop": float(answer.finish_reason == "stop")}
+            self.items += [results.item(arm, split, row["id"], metric, score, **about) for metric, score in found.items()]
         self.arms[arm] = {
             "model_digest": self.model_digest, "engine": self.server.engine, "chat_template_sha256": self.template_sha256,
             "prompts_sha256": digests.digest_json(hashes), "sampling": {**SAMPLING, "max_tokens": self.task.max_new_tokens},
@@ -95,11 +94,8 @@ class Measurement:
         losses = token_losses(self.server, texts, self.settings.general_max_tokens, self.settings.concurrency, progress)
         for text, (nats, n_tokens) in zip(texts, losses, strict=True):
             item_id = digests.digest_json(text)
-            self.items.append({
-                "arm": arm, "split": "general", "item_id": item_id, "cluster_id": item_id, "task_type": "general",
-                "metric": "general/nats_per_token", "score": nats, "prompt_hash": item_id, "output": "", "finish_reason": "",
-                "prompt_tokens": n_tokens, "completion_tokens": 0, "latency_seconds": 0.0,
-            })  # fmt: skip
+            about = {"task_type": "general", "prompt_hash": item_id, "prompt_tokens": n_tokens}
+            self.items.append(results.item(arm, "general", item_id, "general/nats_per_token", nats, **about))
 
     def mean(self, arm: str, split: str, metric: str) -> float | None:
         return results.mean(self.items, arm, split, metric)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tunegate import registry
 from tunegate.errors import Refused
-from tunegate.gate import verify_verdict
+from tunegate.gate.verify import verify_verdict
 from tunegate.steps import Inputs, Result
 
 

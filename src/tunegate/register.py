@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tunegate import digests, registry, tracking
-from tunegate.gate import verify_verdict
+from tunegate.gate.verify import verify_verdict
 from tunegate.steps import Inputs, Result
 
 SIGNATURE = {

@@ -1,7 +1,8 @@
 """Write and read per-item results: `items.parquet`, one line per item and metric, and `arms.json`, one entry per arm.
 
-The gate reads nothing else. Metrics: task/exact and task/finish_stop (0 or 1) on the task's items, general/nats_per_token
-on held general text.
+The gate reads nothing else. An item belongs to a split: dev and test are the task's, general is held general text, and every
+suite of evaluation (tunegate.suites) is a split of its own name. Metrics are named `<what>/<measure>`: task/exact (0 or 1) and
+others of tunegate.tasks on dev and test, general/nats_per_token on general, `<suite>/<measure>` on a suite.
 """
 
 import json
@@ -10,9 +11,23 @@ from pathlib import Path
 from tunegate import digests
 from tunegate.errors import BadInput
 
-TEXT = ("arm", "split", "item_id", "cluster_id", "task_type", "metric", "prompt_hash", "output", "finish_reason")
+TEXT = (
+    "arm", "split", "item_id", "cluster_id", "task_type", "source", "metric", "prompt_hash", "output", "expected", "finish_reason",
+)  # fmt: skip
 WHOLE = ("prompt_tokens", "completion_tokens")
-REAL = ("score", "latency_seconds")
+REAL = ("score", "latency_seconds", "first_token_seconds")  # seconds are missing where no request was timed
+
+
+def item(arm: str, split: str, item_id: str, metric: str, score: float, **more) -> dict:
+    """Make one line of results; what `more` does not say is empty, 0 tokens, or a missing time.
+
+    Raises:
+        TypeError: `more` names a column that there is not.
+    """
+    if unknown := set(more) - {*TEXT, *WHOLE, *REAL}:
+        raise TypeError(f"results have no column {', '.join(sorted(unknown))}")
+    empty = dict.fromkeys(TEXT, "") | dict.fromkeys(WHOLE, 0) | dict.fromkeys(REAL)
+    return empty | {"arm": arm, "split": split, "item_id": item_id, "cluster_id": item_id, "metric": metric, "score": score} | more
 
 
 def write_results(directory: Path, items: list[dict], arms: dict[str, dict]) -> None:

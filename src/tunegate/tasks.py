@@ -7,7 +7,17 @@ label   equal but for case and white space
 
 import json
 
+from tunegate import rows
 from tunegate.errors import BadInput
+
+
+def scores(task, output: str, row: dict) -> dict[str, float]:
+    """Give every metric of the task (a recipe.Task) for one answer to one row: {"task/exact": 1.0, …}.
+
+    Raises:
+        BadInput: the expected answer itself cannot be judged by the task's checker.
+    """
+    return {"task/exact": score(task.checker, output, rows.answer(row))}
 
 
 def score(checker: str, output: str, expected: str) -> float:

@@ -54,14 +54,14 @@ def answer_items(arm: str, rows: list[dict], right: float, split: str = "test", 
         wanted = row["messages"][-1]["content"]
         ok = rng.random() < right
         wrong = ['{"intent": "HassTurnOn"}', "Sure! I have done that for you.", wanted.replace(": ", ":").replace("}}", "}")]
-        common = {
-            "arm": arm, "split": split, "item_id": row["id"], "cluster_id": row["cluster"], "task_type": row["task_type"],
+        about = {
+            "cluster_id": row["cluster"], "task_type": row["task_type"], "source": row["source"], "expected": wanted,
             "prompt_hash": sha(f"{arm} {row['id']}"), "output": wanted if ok else wrong[rng.randrange(3)], "finish_reason": "stop",
             "prompt_tokens": tokens + len(row["messages"][0]["content"]) // 4, "completion_tokens": len(wanted) // 4,
             "latency_seconds": 0.2 + tokens / 1000 + rng.random() / 5,
         }  # fmt: skip
-        items.append({**common, "metric": "task/exact", "score": float(ok)})
-        items.append({**common, "metric": "task/finish_stop", "score": 1.0})
+        for metric, score in (("task/exact", float(ok)), ("task/finish_stop", 1.0)):
+            items.append(results.item(arm, split, row["id"], metric, score, **about))
     return items
 
 
@@ -69,11 +69,9 @@ def general_items(arm: str, shift: float, count: int = 60, seed: int = 3) -> lis
     base, own, items = random.Random(seed), random.Random(f"{arm} {seed}"), []
     for i in range(count):
         score = base.uniform(1.8, 3.6) + shift + own.gauss(0, 0.03)
-        items.append({
-            "arm": arm, "split": "general", "item_id": sha(f"text {i}"), "cluster_id": sha(f"text {i}"), "task_type": "general",
-            "metric": "general/nats_per_token", "score": score, "prompt_hash": sha(f"text {i}"), "output": "", "finish_reason": "",
-            "prompt_tokens": 200, "completion_tokens": 0, "latency_seconds": 0.0,
-        })  # fmt: skip
+        text = sha(f"text {i}")
+        about = {"task_type": "general", "prompt_hash": text, "prompt_tokens": 200}
+        items.append(results.item(arm, "general", text, "general/nats_per_token", score, **about))
     return items
 
 

@@ -95,11 +95,10 @@ def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]
     items = []
     for row, messages in zip(rows, asked, strict=True):
         output = said[row["messages"][0]["content"]]
-        items.append({
-            "arm": arm, "split": "test", "item_id": row["id"], "cluster_id": row["cluster"], "task_type": "", "metric": "task/exact",
-            "score": float(output == row["messages"][1]["content"]), "prompt_hash": prompts.prompt_hash(messages), "output": output,
-            "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 2, "latency_seconds": 0.1,
-        })  # fmt: skip
+        right, hashed = row["messages"][1]["content"], prompts.prompt_hash(messages)
+        about = {"cluster_id": row["cluster"], "prompt_hash": hashed, "output": output, "expected": right, "finish_reason": "stop"}
+        about |= {"prompt_tokens": 3, "completion_tokens": 2, "latency_seconds": 0.1}
+        items.append(results.item(arm, "test", row["id"], "task/exact", float(output == right), **about))
     record = {"model_digest": arm, "engine": ENGINE, "sampling": {"temperature": 0.0}, "few_shot": None, "seconds": 1.0, "items": len(rows)}
     results.write_results(directory, items, {arm: record})
 

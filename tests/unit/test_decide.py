@@ -11,6 +11,7 @@ from tunegate.errors import BadInput, Refused
 from tunegate.gate.decide import decide
 from tunegate.gate.policy import Policy, load_policy
 from tunegate.gate.verdict import canonical, evidence, reverify, write_evidence
+from tunegate.gate.verify import verify_verdict
 from tunegate.gate.worth import worth_training
 from tunegate.results import read_items, write_results
 
@@ -340,23 +341,23 @@ def test_the_step_writes_verdict_and_evidence(upstream, tmp_path):
 def test_a_verified_verdict_holds_for_its_own_model_only(upstream, tmp_path):
     gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "a")
     directory = tmp_path / "a/verdict"
-    assert gate_module.verify_verdict(directory, "merge-model/" + "m" * 64)["decision"] == "PROMOTE"
+    assert verify_verdict(directory, "merge-model/" + "m" * 64)["decision"] == "PROMOTE"
     with pytest.raises(Refused, match="not about merge-model/zz"):
-        gate_module.verify_verdict(directory, "merge-model/" + "z" * 64)
+        verify_verdict(directory, "merge-model/" + "z" * 64)
     verdict = directory / "verdict.json"
     verdict.write_text(verdict.read_text().replace('"train_rows": 1400', '"train_rows": 140'))
     with pytest.raises(Refused, match="what differs"):
-        gate_module.verify_verdict(directory, "merge-model/" + "m" * 64)
+        verify_verdict(directory, "merge-model/" + "m" * 64)
     verdict.unlink()
     with pytest.raises(BadInput, match="No verdict at"):
-        gate_module.verify_verdict(directory, "merge-model/" + "m" * 64)
+        verify_verdict(directory, "merge-model/" + "m" * 64)
 
 
 def test_a_rejected_model_is_no_verified_one(upstream, tmp_path):
     (tmp_path / "data/train.jsonl").write_text("{}\n" * 499)
     assert gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "a").summary["decision"] == "REJECT"
     with pytest.raises(Refused, match="is REJECT, not PROMOTE: 499 training rows"):
-        gate_module.verify_verdict(tmp_path / "a/verdict", "merge-model/" + "m" * 64)
+        verify_verdict(tmp_path / "a/verdict", "merge-model/" + "m" * 64)
 
 
 def test_the_step_without_results(upstream, tmp_path):

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from tunegate.errors import BadInput, Refused
-
 
 def gate_step(config: dict, inputs, output: Path):
     """Write verdict/verdict.json and verdict/items.parquet. A REJECT or an ERROR is a verdict, so the step itself succeeds."""
@@ -55,39 +53,6 @@ def curation_facts(data: Path, report: Path) -> dict:
 def _count_lines(path: Path) -> int:
     with path.open("rb") as lines:
         return sum(1 for line in lines if line.strip())
-
-
-def verify_verdict(directory: Path, model_ref: str, policy=None) -> dict:
-    """Make the verdict in `directory` again from its evidence, and give it back if it promotes just this model.
-
-    Args:
-        policy: the policy in force; without one, that of the verdict.
-
-    Raises:
-        Refused: the verdict does not follow from its evidence, is not PROMOTE, or is about another model.
-        BadInput: the directory holds no verdict.
-    """
-    from pydantic import ValidationError
-
-    from tunegate.gate.policy import Policy
-    from tunegate.gate.verdict import reverify
-    from tunegate.results import read_items
-
-    path = directory / "verdict.json"
-    if not path.is_file():
-        raise BadInput(f"No verdict at {path}. Give the directory that gate wrote.")
-    verdict = json.loads(path.read_text(encoding="utf-8"))
-    try:
-        policy = policy or Policy.model_validate(verdict["predicate"]["policy"]["document"])
-    except (KeyError, TypeError, ValidationError):
-        raise Refused(f"{path} holds no policy that can be read, so it proves nothing. Run the gate again.") from None
-    reverify(verdict, policy, read_items(directory))
-    if verdict["decision"] != "PROMOTE":
-        raise Refused(f"The verdict on {model_ref} is {verdict['decision']}, not PROMOTE: {' '.join(verdict['reasons'])}")
-    subjects = [f"{subject['name']}/{subject['digest']['sha256']}" for subject in verdict["subject"]]
-    if model_ref not in subjects:
-        raise Refused(f"The verdict is about {' and '.join(subjects)}, not about {model_ref}. A verdict holds for its own model only.")
-    return verdict
 
 
 def _line(policy, summary: dict) -> str:

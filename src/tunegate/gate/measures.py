@@ -6,13 +6,13 @@ import pandas as pd
 from tunegate.gate import stats
 
 CANDIDATE, ZERO_SHOT, FEW_SHOT = "candidate", "base_zero_shot", "base_few_shot"
-SERVING = ("prompt_tokens", "completion_tokens", "latency_seconds")  # columns that become metrics serve/…
+SERVING = ("prompt_tokens", "completion_tokens", "latency_seconds", "first_token_seconds")  # columns that become metrics serve/…
 KEY = ["split", "item_id"]
 
 
 def with_serving_metrics(held: pd.DataFrame) -> pd.DataFrame:
-    """Add prompt tokens, completion tokens and latency of each task request as metrics, so that gates can name them."""
-    requests = held[held["split"] != "general"].drop_duplicates(["arm", *KEY])
+    """Add tokens and times of each task request as metrics (serve/…), so that gates can name them."""
+    requests = held[held["split"].isin(("dev", "test"))].drop_duplicates(["arm", *KEY])
     parts = [held]
     for column in SERVING:
         measured = requests[requests[column].notna()]

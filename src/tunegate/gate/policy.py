@@ -57,6 +57,7 @@ class Gate(Section):
     margin: Annotated[float, Field(ge=0)] | None = None  # in the metric's own unit
     at_least: float | None = None
     at_most: float | None = None
+    statistic: Literal["mean", "macro_f1", "p50", "p90", "p95", "p99"] = "mean"  # of the metric; all but the mean by cluster bootstrap
     direction: Literal["higher_is_better", "lower_is_better"] = "higher_is_better"
     min_n: Size = 2  # fewer items than this are no evidence: ERROR
     min_clusters: Size = 2
