@@ -1,22 +1,36 @@
 """Judge one gate: match the items of two arms, estimate, bound, compare with the policy, and say it in a sentence."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
-from tunegate.gate import stats
+from tunegate.gate import quantiles, resample, stats
 from tunegate.gate.measures import CANDIDATE, KEY, kind_of
 from tunegate.gate.policy import Gate, Policy
 from tunegate.gate.verdict import Unusable
 from tunegate.gate.wording import apart, number, shown, signed
+from tunegate.tasks import plain_label
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two arms' scores of the same items in the same order, and the items' clusters; for macro-F1 also labels."""
+
+    candidate: np.ndarray
+    versus: np.ndarray | None
+    clusters: np.ndarray
+    labels: tuple[np.ndarray, ...] = ()  # expected, the candidate's, and the other arm's where there is one
 
 
 def judge(gate: Gate, policy: Policy, held: pd.DataFrame) -> dict:
     """Judge one gate. The result holds its numbers, whether it passed, its outcome and a sentence."""
     result = {"id": gate.id, "metric": gate.metric, "test": gate.test, "required": gate.required, "direction": gate.direction}
     result |= {key: value for key in ("versus", "margin", "at_least", "at_most", "mde_max") if (value := getattr(gate, key)) is not None}
+    if gate.statistic != "mean":
+        result["statistic"] = gate.statistic
     try:
-        candidate, versus, clusters = _scores(gate, held)
-        result |= _NUMBERS[gate.test](gate, policy, candidate, versus, clusters)
+        result |= _NUMBERS[gate.test](gate, policy, _paired(gate, held))
     except (Unusable, stats.NoSpread) as error:
         return result | {"passed": False, "outcome": "error", "reason": f"{gate.id}: {error}."}
     result["outcome"] = _outcome(gate, result)
@@ -25,8 +39,8 @@ def judge(gate: Gate, policy: Policy, held: pd.DataFrame) -> dict:
     return result
 
 
-def _scores(gate: Gate, held: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Give the candidate's and the other arm's scores of the same items in the same order, and the items' clusters."""
+def _paired(gate: Gate, held: pd.DataFrame) -> Paired:
+    """Give the results of both arms on the same items in the same order."""
     rows = held[held["metric"] == gate.metric]
     arms = {arm: part.set_index(KEY) for arm, part in rows.groupby("arm")}
     for arm in (CANDIDATE, gate.versus):
@@ -45,41 +59,92 @@ def _scores(gate: Gate, held: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | No
     if (count := len(set(clusters))) < gate.min_clusters:
         raise Unusable(f"{count} clusters are fewer than the {gate.min_clusters} that the policy asks for")
     if gate.versus is None:
-        return candidate["score"].to_numpy(), None, clusters
+        return Paired(candidate["score"].to_numpy(), None, clusters, _labels(gate, candidate))
     versus = arms[gate.versus].reindex(candidate.index)
     if (versus["cluster_id"].to_numpy() != clusters).any():
         raise Unusable(f"items belong to other clusters in the arm {gate.versus} than in the arm {CANDIDATE}")
     general = candidate.index.get_level_values("split") == "general"
     if (versus["prompt_hash"].to_numpy() != candidate["prompt_hash"].to_numpy())[general].any():
         raise Unusable(f"the arms {CANDIDATE} and {gate.versus} were given different general texts under the same item")
-    return candidate["score"].to_numpy(), versus["score"].to_numpy(), clusters
+    return Paired(candidate["score"].to_numpy(), versus["score"].to_numpy(), clusters, _labels(gate, candidate, versus))
 
 
-def _difference(gate, policy, candidate, versus, clusters) -> dict:
-    upside_down = gate.direction == "lower_is_better"
-    better, worse = (versus, candidate) if upside_down else (candidate, versus)
-    kind = kind_of(np.concatenate([candidate, versus]))
-    measured = {"kind": kind, "candidate": float(candidate.mean()), "versus_value": float(versus.mean())}
-    if gate.test == "max_improvement":
-        # An alarm, not a claim: the observed gain itself is compared, without a bound that noise could hide a leak in.
-        return measured | {"n": len(candidate), "clusters": len(set(clusters)), "difference": float((better - worse).mean())}
-    estimate = stats.difference(better, worse, clusters)
-    threshold = gate.margin if gate.test == "superiority" else -gate.margin
-    return measured | _common(estimate, policy, threshold, "low") | {
-        "difference": estimate.value, "mcnemar_p": stats.mcnemar_p(better, worse),
+def _labels(gate: Gate, *arms: pd.DataFrame) -> tuple[np.ndarray, ...]:
+    """Give the expected labels and each arm's answers, read as tunegate.tasks reads labels; nothing where the gate needs none."""
+    if gate.statistic != "macro_f1":
+        return ()
+    expected, *others = (arm["expected"].map(plain_label).to_numpy(dtype=str) for arm in arms)
+    if (expected == "").any():
+        raise Unusable(f"{(expected == '').sum()} items have no expected answer, without which there is no macro-F1")
+    if any((other != expected).any() for other in others):
+        raise Unusable(f"items have other expected answers in the arm {gate.versus} than in the arm {CANDIDATE}")
+    return expected, *(arm["output"].map(plain_label).to_numpy(dtype=str) for arm in arms)
+
+
+def _value(gate: Gate, paired: Paired, scores: np.ndarray, arm: int) -> float:
+    """Give the gate's statistic of one arm: of `scores`, or of the labels at place `arm`."""
+    if gate.statistic == "mean":
+        return float(scores.mean())
+    if gate.statistic == "macro_f1":
+        return resample.macro_f1_of(paired.labels[arm], paired.labels[0])
+    return quantiles.quantile_of(scores, _percent(gate))
+
+
+def _percent(gate: Gate) -> int:
+    return int(gate.statistic[1:])
+
+
+def _kind(gate: Gate, *scores: np.ndarray) -> str:
+    return "share" if gate.statistic == "macro_f1" else kind_of(np.concatenate(scores))
+
+
+def _both(gate: Gate, paired: Paired) -> dict:
+    return {
+        "kind": _kind(gate, paired.candidate, paired.versus), "candidate": _value(gate, paired, paired.candidate, 1),
+        "versus_value": _value(gate, paired, paired.versus, 2),
     }  # fmt: skip
 
 
-def _absolute(gate, policy, candidate, versus, clusters) -> dict:
-    estimate = stats.mean(candidate, clusters)
+def _difference(gate: Gate, policy: Policy, paired: Paired) -> dict:
+    upside_down, measured = gate.direction == "lower_is_better", _both(gate, paired)
+    if gate.test == "max_improvement":
+        # An alarm, not a claim: the observed gain itself is compared, without a bound that noise could hide a leak in.
+        gain = (measured["candidate"] - measured["versus_value"]) * (-1 if upside_down else 1)
+        return measured | {"n": len(paired.candidate), "clusters": len(set(paired.clusters)), "difference": gain}
+    better, worse = (paired.versus, paired.candidate) if upside_down else (paired.candidate, paired.versus)
+    if gate.statistic == "mean":
+        estimate = stats.difference(better, worse, paired.clusters)
+        measured["mcnemar_p"] = stats.mcnemar_p(better, worse)
+    elif gate.statistic == "macro_f1":
+        expected, *answers = paired.labels
+        estimate = resample.compare_macro_f1(*(answers[::-1] if upside_down else answers), expected, paired.clusters, as_ratio=False)
+    else:
+        estimate = quantiles.compare_quantiles(better, worse, paired.clusters, _percent(gate), as_ratio=False)
+    threshold = gate.margin if gate.test == "superiority" else -gate.margin
+    return measured | _common(estimate, policy, threshold, "low") | {"difference": estimate.value}
+
+
+def _absolute(gate: Gate, policy: Policy, paired: Paired) -> dict:
+    if gate.statistic == "mean":
+        estimate = stats.mean(paired.candidate, paired.clusters)
+    elif gate.statistic == "macro_f1":
+        estimate = resample.macro_f1(paired.labels[1], paired.labels[0], paired.clusters)
+    else:
+        estimate = quantiles.quantile(paired.candidate, paired.clusters, _percent(gate))
     side, threshold = ("high", gate.at_most) if gate.direction == "lower_is_better" else ("low", gate.at_least)
-    return {"kind": kind_of(candidate), "candidate": estimate.value} | _common(estimate, policy, threshold, side)
+    return {"kind": _kind(gate, paired.candidate), "candidate": estimate.value} | _common(estimate, policy, threshold, side)
 
 
-def _ratio(gate, policy, candidate, versus, clusters) -> dict:
-    estimate = stats.ratio(candidate, versus, clusters)
-    common = _common(estimate, policy, gate.at_most, "high")
-    return common | {"kind": "number", "candidate": float(candidate.mean()), "versus_value": float(versus.mean()), "ratio": estimate.value}
+def _ratio(gate: Gate, policy: Policy, paired: Paired) -> dict:
+    if gate.statistic == "mean":
+        estimate = stats.ratio(paired.candidate, paired.versus, paired.clusters)
+    elif gate.statistic == "macro_f1":
+        expected, *answers = paired.labels
+        estimate = resample.compare_macro_f1(*answers, expected, paired.clusters, as_ratio=True)
+    else:
+        estimate = quantiles.compare_quantiles(paired.candidate, paired.versus, paired.clusters, _percent(gate), as_ratio=True)
+    kind = "share" if gate.statistic == "macro_f1" else "number"
+    return _both(gate, paired) | _common(estimate, policy, gate.at_most, "high") | {"kind": kind, "ratio": estimate.value}
 
 
 _NUMBERS = {
@@ -88,12 +153,12 @@ _NUMBERS = {
 }  # fmt: skip
 
 
-def _common(estimate: stats.Estimate, policy: Policy, threshold: float, side: str) -> dict:
+def _common(estimate: stats.Bounded, policy: Policy, threshold: float, side: str) -> dict:
     low, high = estimate.bounds(policy.alpha)
     bound, other_bound, p = (low, high, estimate.p_above(threshold)) if side == "low" else (high, low, estimate.p_below(threshold))
     distance = estimate.value - threshold if side == "low" else threshold - estimate.value
     return {
-        "n": estimate.n, "clusters": estimate.clusters, "se": estimate.se, "ci": list(estimate.interval()), "bound": bound,
+        "n": estimate.n, "clusters": estimate.clusters, "effective_clusters": estimate.effective_clusters, "se": estimate.se, "ci": list(estimate.interval()), "bound": bound,
         "other_bound": other_bound, "threshold": threshold, "p": p, "method": estimate.method,
         "mde": estimate.mde(policy.alpha, policy.power),
         "required_n": estimate.required_n(distance, policy.alpha, policy.power),
@@ -116,7 +181,8 @@ def _outcome(gate: Gate, r: dict) -> str:
 
 def _sentence(gate: Gate, r: dict) -> str:
     kind, passed = r["kind"], r["outcome"] == "passed"
-    text = f"{gate.metric} {shown(r['candidate'], kind)}"
+    name = "" if gate.statistic == "mean" else "macro-F1 of " if gate.statistic == "macro_f1" else f"{gate.statistic} of "
+    text = f"{name}{gate.metric} {shown(r['candidate'], kind)}"
     if gate.versus is not None:
         text += f" against {shown(r['versus_value'], kind)} ({gate.versus}): "
     if gate.test == "max_improvement":
