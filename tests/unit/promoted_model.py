@@ -9,9 +9,10 @@ from pathlib import Path
 
 import fake_engine
 
-from tunegate import prompts, results
-from tunegate.gate import gate
+from tunegate import digests, prompts, results
+from tunegate.gate import gate, signing
 from tunegate.gate.policy import Policy
+from tunegate.gate.verdict import files_of
 from tunegate.recipe import Task
 from tunegate.steps import Inputs, Result
 from tunegate.store import Store, open_store
@@ -63,8 +64,15 @@ def run(step, world: World, directory: Path, settings: dict, **refs: str) -> Res
     return result
 
 
-def make(tmp_path: Path, candidate_right: int = 27, answer: str = "answer") -> World:
-    """Train nothing, but judge a candidate that answers `candidate_right` of 30 items, by the real gate."""
+def make(
+    tmp_path: Path,
+    candidate_right: int = 27,
+    answer: str = "answer",
+    champion: str | None = None,
+    policy: Policy = POLICY,
+    leaked_pairs: int = 0,
+) -> World:
+    """Train nothing, but judge a candidate that answers `candidate_right` of 30 items, by the real gate, beside `champion`."""
     store = open_store(str(tmp_path / "store"))
     rows = [
         {"id": f"{i:064x}", "messages": [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": f"{answer} {i}"}],
@@ -77,17 +85,26 @@ def make(tmp_path: Path, candidate_right: int = 27, answer: str = "answer") -> W
         (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (data / "dev.jsonl").write_text("")
     (report := tmp_path / "report").mkdir()
-    (report / "report.json").write_text('{"leaked_pairs": 0}')
+    (report / "report.json").write_text(json.dumps({"leaked_pairs": leaked_pairs}))
     model = fake_engine.model_directory(tmp_path / "model", said)
     (adapter := tmp_path / "adapter").mkdir()
     (adapter / "adapter.txt").write_text(f"{answer} {candidate_right}")
     refs = {"model": store.put("merge-model", model), "adapter": store.put("sft-adapter", adapter), "data": store.put("curate-data", data)}
     _write_arm(tmp_path / "baseline", "base_zero_shot", rows, {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)})
     _write_arm(tmp_path / "results", "candidate", rows, said)
-    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs)}
-    gate(POLICY, data, report, tmp_path / "baseline", tmp_path / "verdict", tmp_path / "results", facts)
+    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs), "champion": champion, "files": files_of(model)}
+    facts["sealed_test"] = {"sha256": digests.sha256_file(data / "test.jsonl"), "items": ITEMS, "use": 1}
+    gate(policy, data, report, tmp_path / "baseline", tmp_path / "verdict", tmp_path / "results", facts)
+    signing.sign_where_asked(tmp_path / "verdict")
     refs["verdict"] = store.put("gate-verdict", tmp_path / "verdict")
     return World(store, refs)
+
+
+def registered(world: World, directory: Path) -> Result:
+    """Register the model of the world; gives what the step gives."""
+    from tunegate.register import register_step
+
+    return run(register_step, world, directory, config(), verdict=world.refs["verdict"], model=world.refs["model"])
 
 
 def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]) -> None:

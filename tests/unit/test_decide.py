@@ -341,7 +341,7 @@ def test_the_step_writes_verdict_and_evidence(upstream, tmp_path):
 def test_a_verified_verdict_holds_for_its_own_model_only(upstream, tmp_path):
     gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "a")
     directory = tmp_path / "a/verdict"
-    assert verify_verdict(directory, "merge-model/" + "m" * 64)["decision"] == "PROMOTE"
+    assert verify_verdict(directory, "merge-model/" + "m" * 64).verdict["decision"] == "PROMOTE"
     with pytest.raises(Refused, match="not about merge-model/zz"):
         verify_verdict(directory, "merge-model/" + "z" * 64)
     verdict = directory / "verdict.json"
