@@ -14,6 +14,7 @@ from pathlib import Path
 from tunegate import digests, kubernetes_deploy, prompts, registry
 from tunegate.errors import BadInput, Refused, Unavailable
 from tunegate.gate.verify import Proven, sealed_digest
+from tunegate.proof import promotable, require_same
 from tunegate.recipe import Deploy, Serve, Task
 from tunegate.results import read_items
 from tunegate.serving import client, engine
@@ -74,8 +75,8 @@ def deploy_step(config: dict, inputs: Inputs, output: Path) -> Result:
 def require_approval(version: dict, verdict_dir: Path, model_ref: str, sealed_sha256: str | None = None) -> Proven:
     """Give what is proven of the version; refuse one that is another model's, has another verdict, is stale, or was not approved."""
     found = registry.version(version["name"], version["version"])
-    registry.require_same(found, verdict_dir, model_ref)
-    return registry.promotable(found, registry.champion_ref(version["name"]), sealed_sha256)
+    require_same(found, verdict_dir, model_ref)
+    return promotable(found, registry.champion_ref(version["name"]), sealed_sha256)
 
 
 def judged_data(inputs: Inputs, verdict: dict) -> Path:
@@ -213,7 +214,7 @@ def serve_champion(which: str, port: int = 8000) -> None:
     # Both were proven beside the champion of their time; whatever else is served must be proven beside that of now.
     standing = {number for alias, number in registry.aliases(found.name).items() if alias in ("champion", "previous")}
     beside = {} if str(found.version) in standing else {"champion": registry.champion_ref(found.name)}
-    proof = registry.promotable(found, **beside)
+    proof = promotable(found, **beside)
     store, ref = open_store(found.tags[registry.STORE]), found.tags[registry.REF]
     how = json.loads(found.tags.get(registry.SERVE, "{}"))
     title = f"{found.name} version {found.version}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tunegate import registry
 from tunegate.errors import Refused
+from tunegate.proof import promotable, require_same
 from tunegate.steps import Inputs, Result
 
 
@@ -13,7 +14,7 @@ def promote_step(config: dict, inputs: Inputs, output: Path) -> Result:
     version = json.loads((inputs["version"] / "version.json").read_text(encoding="utf-8"))
     endpoint = json.loads((inputs["endpoint"] / "endpoint.json").read_text(encoding="utf-8"))
     require_smoke_test(endpoint, version["ref"])
-    registry.require_same(registry.version(version["name"], version["version"]), inputs["verdict"], version["ref"])
+    require_same(registry.version(version["name"], version["version"]), inputs["verdict"], version["ref"])
     changed = promote(version["name"], version["version"])
     was = f", before: version {changed['previous']}" if changed["previous"] else ""
     waived = f" (WAIVED by {changed['waiver']})" if changed["waiver"] else ""
@@ -38,7 +39,7 @@ def promote(name: str, number: str) -> dict:
         Refused: the version is not proven beside the champion of now, or not approved.
     """
     found, serving = registry.version(name, number), registry.champion_ref(name)
-    proof = registry.promotable(found, serving)
+    proof = promotable(found, serving)
     shown = {"name": name, "signed": proof.signed, "waiver": proof.waived}
     before = registry.aliases(name)
     champion, previous = before.get("champion"), before.get("previous")
@@ -68,7 +69,7 @@ def rollback(name: str) -> dict:
         raise Refused(f"The model '{name}' has no champion, so there is nothing to roll back. Promote a version first.")
     if not previous or previous == champion:
         raise Refused(f"Version {champion} is the first champion of '{name}': there is no previous one to roll back to.")
-    proof = registry.promotable(registry.version(name, previous))
+    proof = promotable(registry.version(name, previous))
     registry.set_alias(name, "champion", previous)
     registry.set_alias(name, "previous", champion)
     return {"name": name, "signed": proof.signed, "waiver": proof.waived, "champion": previous, "previous": champion}

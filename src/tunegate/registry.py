@@ -1,6 +1,6 @@
 """Read and mark model versions in the MLflow registry: tags say what a version is and where its proof lies, aliases what it does.
 
-Tags and aliases are not the proof: `promotable` verifies the verdict itself, from the store, each time.
+Tags and aliases are not the proof: tunegate.proof verifies the verdict itself, from the store, each time.
 
 alias candidate    the version that was registered last
 alias champion     the version that serves
@@ -9,10 +9,8 @@ alias previous     the champion before it, to roll back to
 
 from contextlib import contextmanager
 
-from tunegate import digests, tracking
-from tunegate.errors import BadInput, Refused, Unavailable
-from tunegate.gate.verify import NOT_ASKED, Proven, verify_verdict
-from tunegate.store import open_store
+from tunegate import tracking
+from tunegate.errors import BadInput, Unavailable
 
 REF = "tunegate.ref"  # the store reference of the model: the authority on what the version is
 STORE = "tunegate.store"
@@ -114,49 +112,7 @@ def champion_ref(name: str) -> str | None:
     return version(name, number).tags.get(REF) if number else None
 
 
-def proven(found, champion=NOT_ASKED, sealed_sha256: str | None = None) -> Proven:
-    """Verify the verdict of a version from the store: what its tags claim is not believed.
-
-    Args:
-        champion: reference of the model that serves now, where the verdict must have been made beside it; see `verify_verdict`.
-
-    Raises:
-        Refused: tunegate did not register the version, its tags are not those of its verdict, or its verdict does not let it through.
-    """
-    title = f"{found.name} version {found.version}"
-    if missing := [tag for tag in (REF, STORE, VERDICT, VERDICT_SHA256) if tag not in found.tags]:
-        raise Refused(f"{title} has no tag {missing[0]}: tunegate did not register it, so it is not served.")
-    store = open_store(found.tags[STORE])
-    directory = store.get(found.tags[VERDICT])
-    proof = verify_verdict(directory, found.tags[REF], store=store, champion=champion, sealed_sha256=sealed_sha256)
-    for tag, value in ((VERDICT_SHA256, digests.sha256_file(directory / "verdict.json")), (DECISION, proof.verdict["decision"])):
-        if found.tags.get(tag) != value:
-            raise Refused(f"{title} is tagged {tag} {found.tags.get(tag)}, and its verdict says {value}. Its tags were changed.")
-    return proof
-
-
-def require_same(found, verdict_dir, model_ref: str) -> None:
-    """Refuse a version whose tags are not of just this verdict and this model."""
-    for tag, value in ((REF, model_ref), (VERDICT_SHA256, digests.sha256_file(verdict_dir / "verdict.json"))):
-        if found.tags.get(tag) != value:
-            raise Refused(
-                f"{found.name} version {found.version} is registered with {tag} {found.tags.get(tag)}, and this step was given "
-                f"{value}. A verdict holds for its own model only; register this model first."
-            )
-
-
 def by_person(approval: str) -> bool:
     """Say whether the value of the tag APPROVAL names a person."""
     kind, _, who = approval.partition(":")
     return kind == "approved" and bool(who.strip())
-
-
-def promotable(found, champion=NOT_ASKED, sealed_sha256: str | None = None) -> Proven:
-    """As `proven`, and refuse a version that nobody approved; where the policy asks for a person, only a person's approval counts."""
-    proof = proven(found, champion, sealed_sha256)
-    approval = found.tags.get(APPROVAL, "")
-    if by_person(approval) or (approval == "not-required" and not proof.needs_person):
-        return proof
-    title = f"{found.name} version {found.version}"
-    why = "its policy asks for a person's approval, which it has not" if proof.needs_person else "it has no recorded approval"
-    raise Refused(f"{title}: {why}. Run: tunegate approve {found.name} {found.version} --who NAME")
