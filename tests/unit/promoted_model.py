@@ -11,6 +11,7 @@ import fake_engine
 
 from tunegate import prompts, results
 from tunegate.gate import gate
+from tunegate.gate.facts import curation_facts
 from tunegate.gate.policy import Policy
 from tunegate.recipe import Task
 from tunegate.steps import Inputs, Result
@@ -84,8 +85,8 @@ def make(tmp_path: Path, candidate_right: int = 27, answer: str = "answer") -> W
     refs = {"model": store.put("merge-model", model), "adapter": store.put("sft-adapter", adapter), "data": store.put("curate-data", data)}
     _write_arm(tmp_path / "baseline", "base_zero_shot", rows, {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)})
     _write_arm(tmp_path / "results", "candidate", rows, said)
-    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs)}
-    gate(POLICY, data, report, tmp_path / "baseline", tmp_path / "verdict", tmp_path / "results", facts)
+    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs), "stop_token_in_loss": 1.0} | curation_facts(data, report)
+    gate(POLICY, [tmp_path / "baseline", tmp_path / "results"], tmp_path / "verdict", facts)
     refs["verdict"] = store.put("gate-verdict", tmp_path / "verdict")
     return World(store, refs)
 
@@ -99,7 +100,10 @@ def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]
         about = {"cluster_id": row["cluster"], "prompt_hash": hashed, "output": output, "expected": right, "finish_reason": "stop"}
         about |= {"prompt_tokens": 3, "completion_tokens": 2, "latency_seconds": 0.1}
         items.append(results.item(arm, "test", row["id"], "task/exact", float(output == right), **about))
-    record = {"model_digest": arm, "engine": ENGINE, "sampling": {"temperature": 0.0}, "few_shot": None, "seconds": 1.0, "items": len(rows)}
+    record = {
+        "model_digest": arm, "engine": ENGINE, "chat_template_sha256": "c" * 64, "sampling": {"temperature": 0.0}, "few_shot": None,
+        "seconds": 1.0, "items": len(rows),
+    }  # fmt: skip
     results.write_results(directory, items, {arm: record})
 
 
