@@ -29,8 +29,8 @@ SECTIONS = {
     "sft": ("sft", "task"),
     "prefer": ("prefer", "task", "sft"),
     "merge": ("merge",),
-    "evaluate": ("evaluate", "task", "serve"),
-    "gate": ("policy", "recipe_name", "cost_per_hour"),
+    "evaluate": ("evaluate", "task", "serve", "champion"),
+    "gate": ("policy", "recipe_name", "cost_per_hour", "champion"),
     "register": ("register", "recipe_name"),
     "approve": ("approve", "register"),
     "deploy": ("deploy", "serve", "register", "task"),
@@ -53,7 +53,8 @@ class Plan:
 
 
 def plan_step(config: dict, inputs: steps.Inputs, output: Path) -> steps.Result:
-    found = plan(parse_recipe(config["recipe"]))
+    recipe = parse_recipe(config["recipe"])
+    found = plan(recipe, current(recipe.register_.model_name))
     for warning in found.warnings:
         steps.say(f"      plan: warning: {warning}")
     line = f"{dict(found.facts).get('parameters', 'size unknown')}; not checked: {len(found.unchecked)}"
@@ -78,15 +79,35 @@ def store_of(recipe: str) -> str:
     return store if isinstance(store, str) else Recipe.model_fields["store"].default
 
 
-def plan(recipe: Recipe) -> Plan:
+def current(model_name: str) -> dict | None:
+    """Find the champion that a new model is compared with: {"version", "ref", "store"}; None where there is none.
+
+    Raises:
+        Unavailable: MLflow does not answer.
+    """
+    from tunegate import registry
+
+    number = registry.aliases(model_name).get("champion")
+    if number is None:
+        return None
+    tags = registry.version(model_name, number).tags
+    return {"version": number, "ref": tags[registry.REF], "store": tags[registry.STORE]} if registry.REF in tags else None
+
+
+def plan(recipe: Recipe, champion: dict | None = None) -> Plan:
     """Check a recipe and slice it.
+
+    Args:
+        champion: what `current` found; evaluate and gate compare with it.
 
     Raises:
         BadInput: a source, the base model or the policy cannot give a run that ends in a verdict.
         Unavailable: the store does not answer, or its disk is too small.
     """
     store = open_store(recipe.store)
-    found = Plan(slices(recipe))
+    found = Plan(slices(recipe, champion))
+    if champion:
+        found.facts.append(("champion", f"version {champion['version']} of {recipe.register_.model_name}, which is measured too"))
     if "://" in recipe.store:
         found.unchecked.append(f"whether {recipe.store} answers, which the first step asks")
     _check_sources(recipe, store, found)
@@ -97,10 +118,11 @@ def plan(recipe: Recipe) -> Plan:
     return found
 
 
-def slices(recipe: Recipe) -> dict[str, str]:
+def slices(recipe: Recipe, champion: dict | None = None) -> dict[str, str]:
     """Give the canonical configuration string of each step."""
     document = recipe.model_dump(mode="json", by_alias=True)
     document["recipe_name"] = recipe.name
+    document["champion"] = champion
     document["general_text"] = recipe.evaluate.general_text  # curate reads nothing else of that section
     found = {
         step: {"store": recipe.store, "code": steps.code_of(step), "config": {section: document[section] for section in sections}}
