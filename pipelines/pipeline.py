@@ -116,8 +116,8 @@ def tunegate(
             model = heavy(merged, image_train, accelerated=False).outputs[RETURNED]
             results = heavy(
                 evaluate(
-                    config=config["evaluate"], model=model, data=curated["data"], results=prompted["results"],
-                    resources=resources,
+                    config=config["evaluate"], model=model, base=raw["base"], adapter=preferred, data=curated["data"],
+                    results=prompted["results"], resources=resources,
                 ),
                 image_serve,
             ).outputs[RETURNED]  # fmt: skip

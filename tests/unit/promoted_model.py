@@ -9,10 +9,10 @@ from pathlib import Path
 
 import fake_engine
 
-from tunegate import digests, prompts, results
+from tunegate import prompts, results
 from tunegate.gate import gate, signing
+from tunegate.gate.facts import curation_facts, files_of
 from tunegate.gate.policy import Policy
-from tunegate.gate.verdict import files_of
 from tunegate.recipe import Task
 from tunegate.steps import Inputs, Result
 from tunegate.store import Store, open_store
@@ -92,9 +92,9 @@ def make(
     refs = {"model": store.put("merge-model", model), "adapter": store.put("sft-adapter", adapter), "data": store.put("curate-data", data)}
     _write_arm(tmp_path / "baseline", "base_zero_shot", rows, {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)})
     _write_arm(tmp_path / "results", "candidate", rows, said)
-    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs), "champion": champion, "files": files_of(model)}
-    facts["sealed_test"] = {"sha256": digests.sha256_file(data / "test.jsonl"), "items": ITEMS, "use": 1}
-    gate(policy, data, report, tmp_path / "baseline", tmp_path / "verdict", tmp_path / "results", facts)
+    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs), "champion": champion, "stop_token_in_loss": 1.0}
+    facts |= curation_facts(data, report) | {"files": files_of(store.manifest(refs["model"]))}
+    gate(policy, [tmp_path / "baseline", tmp_path / "results"], tmp_path / "verdict", facts)
     signing.sign_where_asked(tmp_path / "verdict")
     refs["verdict"] = store.put("gate-verdict", tmp_path / "verdict")
     return World(store, refs)
@@ -116,7 +116,10 @@ def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]
         about = {"cluster_id": row["cluster"], "prompt_hash": hashed, "output": output, "expected": right, "finish_reason": "stop"}
         about |= {"prompt_tokens": 3, "completion_tokens": 2, "latency_seconds": 0.1}
         items.append(results.item(arm, "test", row["id"], "task/exact", float(output == right), **about))
-    record = {"model_digest": arm, "engine": ENGINE, "sampling": {"temperature": 0.0}, "few_shot": None, "seconds": 1.0, "items": len(rows)}
+    record = {
+        "model_digest": arm, "engine": ENGINE, "chat_template_sha256": "c" * 64, "sampling": {"temperature": 0.0}, "few_shot": None,
+        "seconds": 1.0, "items": len(rows),
+    }  # fmt: skip
     results.write_results(directory, items, {arm: record})
 
 

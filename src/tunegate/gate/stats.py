@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 # With fewer discordant pairs the t bound is doubtful and an exact one is used too; the usual rule for a normal approximation.
 FEW_DISCORDANT = 10
@@ -168,6 +168,30 @@ def required_items(distance: float, spread: float, alpha: float, power: float) -
     For 0/1 scores the spread of a paired difference is sqrt(share of discordant pairs - difference squared).
     """
     return math.ceil(((stats.norm.ppf(1 - alpha) + stats.norm.ppf(power)) * spread / distance) ** 2)
+
+
+def planned_mde(n: int, spread: float, alpha: float, power: float, clusters: int | None = None, icc: float = 0.0) -> float:
+    """Plan a sample: the smallest true distance from the threshold that n items find with probability `power`.
+
+    Exact for normal values (noncentral t). Items in clusters count for less, by the design effect 1 + (n/clusters - 1) icc (Kish
+    1965); clusters of unequal size are worth less still.
+
+    Args:
+        spread: standard deviation of one item, or of its paired difference.
+        clusters: None where every item is its own cluster.
+        icc: the share of the variance that lies between clusters.
+    """
+    clusters = clusters or n
+    se = spread * math.sqrt((1 + (n / clusters - 1) * icc) / n)
+    degrees = clusters - 1
+    return se * float(special.nctdtrinc(degrees, 1 - power, special.stdtrit(degrees, 1 - alpha)))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Adjust p-values of several claims so that the chance of any false one stays below alpha (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests  # a second of imports
+
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
 
 
 def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:

@@ -54,13 +54,6 @@ def write_evidence(table: pd.DataFrame, path: Path) -> None:
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None), path)
 
 
-def files_of(model_dir: Path) -> dict[str, str]:
-    """Give {name: sha256} of a model's files, for `facts["files"]`; the digest of its reference is that of just this."""
-    from tunegate.store.base import read_directory
-
-    return {name: entry["sha256"] for name, entry in read_directory(model_dir)["files"].items()}
-
-
 def statement(policy: Policy, facts: dict, decision: str, reasons: list[str], findings: dict, table: pd.DataFrame) -> dict:
     """Assemble the verdict from what was decided and why. Its subjects are what was judged, by reference, then every file of the model."""
     document = policy.model_dump(mode="json", exclude_none=True)

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from tunegate import digests
 from tunegate.errors import BadInput, Refused
 from tunegate.gate import signing, waiver
+from tunegate.gate.facts import files_of
 from tunegate.gate.policy import Policy, load_policy
-from tunegate.gate.verdict import canonical, files_of, reverify
+from tunegate.gate.verdict import canonical, reverify
 from tunegate.results import read_items
-from tunegate.store.base import Store
+from tunegate.store.base import Store, read_directory
 
 POLICY, POLICIES = "TUNEGATE_POLICY", "TUNEGATE_POLICIES"
 NOT_ASKED = object()  # of a champion: None would say that there is none
@@ -85,7 +86,7 @@ def verify_model(model: Path, directory: Path, policy: Policy | None = None, *, 
         Refused: as `verify_verdict` says; or a file is missing, was added or was changed.
     """
     verdict, _ = made_again(directory, policy, keys)
-    judged, files = judged_model(verdict), files_of(model)
+    judged, files = judged_model(verdict), files_of(read_directory(model))
     known = verdict["predicate"]["facts"].get("files") or {}
     for what, names in (
         ("is missing", known.keys() - files.keys()),
