@@ -58,9 +58,9 @@ def answer_items(arm: str, rows: list[dict], right: float, split: str = "test", 
         wrong = ['{"intent": "HassTurnOn"}', "Sure! I have done that for you.", wanted.replace(": ", ":").replace("}}", "}")]
         about = {
             "cluster_id": row["cluster"], "task_type": row["task_type"], "source": row["source"], "expected": wanted,
-            "prompt_hash": sha(f"{PROMPT_OF.get(arm, arm)} {row['id']}"), "output": wanted if ok else wrong[rng.randrange(3)], "finish_reason": "stop",
-            "prompt_tokens": tokens + len(row["messages"][0]["content"]) // 4, "completion_tokens": len(wanted) // 4,
-            "latency_seconds": 0.2 + tokens / 1000 + rng.random() / 5,
+            "prompt_hash": sha(f"{PROMPT_OF.get(arm, arm)} {row['id']}"), "output": wanted if ok else wrong[rng.randrange(3)],
+            "finish_reason": "stop", "prompt_tokens": tokens + len(row["messages"][0]["content"]) // 4,
+            "completion_tokens": len(wanted) // 4, "latency_seconds": 0.2 + tokens / 1000 + rng.random() / 5,
         }  # fmt: skip
         for metric, score in (("task/exact", float(ok)), ("task/finish_stop", 1.0)):
             items.append(results.item(arm, split, row["id"], metric, score, **about))

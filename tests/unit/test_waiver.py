@@ -11,7 +11,7 @@ from command_line import call
 
 from tunegate import approve, deploy, digests, promote, registry
 from tunegate.errors import BadInput, Refused
-from tunegate.gate import signing, waiver
+from tunegate.gate import gate_step, signing, waiver
 
 # SQLAlchemy about MLflow's own mappers.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -161,3 +161,22 @@ def test_the_command_waives_and_verify_shows_it(world, tmp_path, monkeypatch, ca
     assert code == 0 and "holds: REJECT, unsigned" in out and "WAIVED, not proven: by Ada until " in out
     code, _, err = call(monkeypatch, capsys, "verify", tmp_path / "model", tmp_path / "verdict")
     assert code == 3 and "is REJECT, not PROMOTE" in err
+
+
+def test_the_gate_gives_the_same_verdict_finds_the_waiver_and_lets_the_run_go_on(world, tmp_path, monkeypatch):
+    private, public = keys.pair(tmp_path / "gate")
+    monkeypatch.setenv(signing.SIGNING_KEY, private)
+    monkeypatch.setenv(signing.TRUSTED_KEYS, public)
+    policy = {"policy": promoted_model.POLICY.model_dump(mode="json"), "recipe_name": "toy"}
+    refs = {name: world.refs[name] for name in ("data", "report", "baseline", "results", "model", "adapter")}
+    first = promoted_model.run(gate_step, world, tmp_path / "first", promoted_model.config(**policy), **refs)
+    assert first.summary["waiver"] is None and first.summary["signed"].startswith("signed by ")
+    verdict_dir = tmp_path / "first" / "verdict"
+    waiver.waive(verdict_dir, world.store, str(tmp_path / "waiving" / "private.pem"), "Ada", "why", 1)
+    second = promoted_model.run(gate_step, world, tmp_path / "second", promoted_model.config(**policy), **refs)
+    assert second.summary["decision"] == "REJECT" and second.summary["waiver"]["who"] == "Ada"
+    assert "WAIVED by Ada until " in second.line
+    for name in ("verdict.json", "verdict.dsse.json"):
+        assert (tmp_path / "second" / "verdict" / name).read_bytes() == (verdict_dir / name).read_bytes()
+    shown = json.dumps([first.summary, second.summary, first.line]) + (verdict_dir / "verdict.dsse.json").read_text()
+    assert Path(private).read_text().splitlines()[1] not in shown

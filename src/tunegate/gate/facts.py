@@ -42,10 +42,9 @@ def arms_facts(arms: dict[str, dict]) -> dict:
     }  # fmt: skip
 
 
-def champion_of(reference: str | None, model: str | None) -> str | None:
-    """Give the reference of the champion; None where there is none, and where it is the judged model itself."""
-    same = bool(reference and model) and reference.rpartition("/")[2] == model.rpartition("/")[2]
-    return None if same else reference or None
+def champion_of(champion: dict | None, model: str | None) -> str | None:
+    """Give the reference of the champion that plan found; None where there is none, and where it is the judged model itself."""
+    return champion["ref"] if champion and champion["ref"] != model else None
 
 
 def sealed_use(store, sealed_test: dict | None, model: str) -> dict | None:

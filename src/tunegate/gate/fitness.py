@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tunegate.gate.measures import ADAPTER, CANDIDATE, CHAMPION, FEW_SHOT, KEY, TASK_SPLITS, ZERO_SHOT, requests
-from tunegate.gate.policy import Policy
+from tunegate.gate.policy import SERVING, Policy
 
 # Few-shot prompts that may equal the zero-shot ones, because the item leaves no room for examples; arbitrary.
 MAX_BARE_SHARE = 0.05
@@ -123,11 +123,13 @@ def _counts(policy: Policy, held: pd.DataFrame, facts: dict) -> list[str]:
     """Check that nothing was cut off: all sealed items were asked, and what a gate names was measured in each request."""
     said, sealed = [], (facts.get("sealed_test") or {}).get("items")
     asked = requests(held)
-    named = {gate.metric.removeprefix("serve/") for gate in policy.gates if gate.metric.startswith("serve/")} & set(asked.columns)
+    # the first token is timed on some requests only, by design, and gates say with min_n how many they need
+    named = {f"serve/{column}": column for column in SERVING if column != "first_token_seconds"}
+    needed = sorted({named[gate.metric] for gate in policy.gates if gate.metric in named})
     for arm, part in asked.groupby("arm"):
         if sealed is not None and len(part) != sealed:
             said.append(f"The arm {arm} was asked {len(part)} items of the sealed test, which has {sealed}.")
-        for column in sorted(named):
+        for column in needed:
             if 0 < (missing := int(part[column].isna().sum())) < len(part):
                 said.append(f"{missing} of {len(part)} requests of {arm} have no {column}, which a gate needs.")
     return said

@@ -154,6 +154,12 @@ def sign_where_asked(directory: Path) -> str | None:
     return signer.public_key.keyid
 
 
+def claimed(directory: Path) -> str:
+    """Say who an envelope says that it is signed by, unchecked: for who has just written it."""
+    path = directory / ENVELOPE
+    return f"signed by {unseal(json.loads(path.read_bytes()), None, str(path))[1][:12]}" if path.is_file() else "unsigned"
+
+
 def signature(directory: Path, keys: list | None = None) -> str:
     """Say who signed the verdict: "signed by …", "signed by …, not checked" or "unsigned"; refuse a signature that is bad or missing.
 

@@ -1,7 +1,6 @@
 """Look for parts of the test on which the candidate is worse, and correct for having looked at many.
 
-Sources:
-    Holm 1979, "A simple sequentially rejective multiple test procedure": the chance of any false alarm is at most alpha.
+Source: Holm 1979, "A simple sequentially rejective multiple test procedure": the chance of any false alarm is at most alpha.
 
 Not covered: a slice without an alarm is not shown to be as good; with few items little can be shown.
 """
@@ -26,19 +25,10 @@ def judge_slices(policy: Policy, held: pd.DataFrame) -> list[dict]:
     pairs = _pairs(rule, held)
     found = [_measured(rule, by, value, part) for by in rule.by for value, part in pairs.groupby(by, sort=True)]
     tested = [entry for entry in found if entry["p"] is not None]
-    for entry, p_holm in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
+    for entry, p_holm in zip(tested, stats.holm([entry["p"] for entry in tested]), strict=True):
         entry["p_holm"], entry["alarm"] = p_holm, p_holm <= policy.alpha
         entry["reason"] = _sentence(rule, entry)
     return found
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Adjust p-values for all of them together (Holm 1979): each one compared with alpha keeps the family at alpha."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, (len(p_values) - rank) * p_values[index])
-        adjusted[index] = min(1.0, largest)
-    return adjusted
 
 
 def _pairs(rule: Slices, held: pd.DataFrame) -> pd.DataFrame:
