@@ -150,30 +150,62 @@ def evaluate(model: Merged, data: Data, baseline_results: Results, output: Outpu
     tell(work(model, data, baseline_results, empty(output), s.task, s.evaluate, s.serve, _digest(model)), output)
 
 
-Curated = directory("What curate wrote beside the data: report.json.")
 PolicyFile = Annotated[Path, typer.Option("--policy", help="The policy, a YAML file.")]
 
 
 @app.command(rich_help_panel=PANEL)
 def gate(
     policy: PolicyFile,
-    baseline: Results,
-    data: Data,
-    report: Curated,
-    output: Output,
-    results: Annotated[Path | None, typer.Option(help="What evaluate wrote; leave it out where nothing was trained.")] = None,
-    model: Annotated[Path | None, typer.Option(help="What merge wrote; the verdict then holds for it, and it can be registered.")] = None,
+    results: Annotated[
+        list[Path],
+        typer.Option(help="What baseline or evaluate wrote. Repeatable: all arms together are judged.", exists=True, file_okay=False),
+    ],
+    output: Annotated[Path, typer.Option(help="The verdict.json to write; its evidence, items.parquet, is written beside it.")],
+    curation: Annotated[
+        Path | None, typer.Option(help="What curate wrote: train.jsonl, test.jsonl and report.json.", exists=True, file_okay=False)
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="What merge wrote; it must be the model that was evaluated.", exists=True, file_okay=False)
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="What sft or prefer wrote.", exists=True, file_okay=False)] = None,
+    store: Annotated[str | None, typer.Option(help="Store with the ledger of the sealed test's uses.")] = None,
 ):
-    """Judge a model by a policy and per-item results; write verdict.json and its evidence."""
+    """Judge a model by a policy and per-item results; write the verdict and its evidence. Exit code 1 where it is ERROR."""
     from tunegate.gate import gate as work
+    from tunegate.gate.facts import directory_facts
     from tunegate.gate.policy import load_policy
 
-    subject = [f"{STORED_AS['model']}/{_digest(model)}"] if model else []
-    verdict = work(load_policy(policy), data, report, baseline, empty(output), results, {"subject": subject})
-    say("\n  ".join([verdict["decision"], *verdict["reasons"]]))
+    if output.name != "verdict.json":
+        raise BadInput(
+            f"--output is {output}, and a verdict is read from a file verdict.json. Give the path of one in a directory of its own."
+        )
+    if there := [path for path in (output, output.with_name("items.parquet")) if path.exists()]:
+        raise BadInput(f"{there[0]} is there already. Give a verdict.json in a new or an empty directory.")
+    verdict = work(load_policy(policy), results, output.parent, directory_facts(model, adapter, curation, store))
+    say("\n  ".join([verdict["decision"], *verdict["reasons"], *(f"warning: {warning}" for warning in verdict["predicate"]["warnings"])]))
     say(f"written to {output}")
     if verdict["decision"] == "ERROR":
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+def policy(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A policy, to be checked.", show_default=False)] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of policies, for editors.")] = False,
+):
+    """Check a policy and say what it asks, and its digest, or print the schema of policies."""
+    from tunegate.gate.policy import load_policy, schema_text
+
+    if schema == (file is not None):
+        raise BadInput("Give either the file of a policy, or --schema.")
+    if schema:
+        say(schema_text())
+        return
+    asked = load_policy(file)
+    say(f"{asked.name} ({asked.digest()})")
+    for gate in asked.gates:
+        against = f" against {gate.versus}" if gate.versus else ""
+        say(f"  {gate.id}: {gate.test} of {gate.metric}{against}{'' if gate.required else ', not required'}")
 
 
 Verdict = directory("What gate wrote: verdict.json and its evidence.")

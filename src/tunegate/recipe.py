@@ -182,7 +182,7 @@ class Curate(Section):
 
 
 class Baseline(Section):
-    few_shot_k: Count = 5
+    few_shot_k: Count | Annotated[list[Count], Field(min_length=1)] = [2, 5]  # numbers of examples to try on dev; arbitrary
     few_shot: Annotated[list[Literal["fixed", "nearest"]], Field(min_length=1)] = ["fixed", "nearest"]  # the best on dev is the arm
     replay_data: str | None = None  # JSONL of rows or {"text"}: general data to replay in training instead of the base model's own words
     replay_prompts: str | None = None  # JSONL of {"prompt"} and {"opening"}; the base model's own words on them are replayed in training
@@ -320,6 +320,9 @@ class Evaluate(Section):
     general_text: str | None = None  # JSONL of held general text ({"text": …}); loss on it measures forgetting
     general_max_tokens: Count = 256
     concurrency: Count = 16
+    adapter: bool = True  # measure the unmerged adapter too, so that a gate can see what the merge changed
+    timed_requests: Annotated[int, Field(ge=0)] = 32  # test items whose answers are streamed, for the time to the first token; arbitrary
+    timed_concurrency: Count = 4  # requests at once then; arbitrary, a lightly loaded server
 
 
 class Serve(Section):

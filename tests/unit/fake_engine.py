@@ -98,6 +98,9 @@ def main() -> None:
     parser.add_argument("--max-model-len", type=int)
     parser.add_argument("--enforce-eager", action="store_true")
     parser.add_argument("--enable-prefix-caching", action="store_true")
+    parser.add_argument("--enable-lora", action="store_true")
+    parser.add_argument("--max-lora-rank", type=int)
+    parser.add_argument("--lora-modules")
     given = parser.parse_args()
     behaviour = json.loads(Path(given.model, "config.json").read_text())
     if "says" in behaviour:
@@ -109,5 +112,8 @@ def main() -> None:
         if os.fork() == 0:
             os.execvp("sleep", ["sleep", str(behaviour["sleeps_seconds"])])
         time.sleep(behaviour["sleeps_seconds"])
-    model = ToyModel(Path(given.model), given.max_model_len)
-    HttpServer((given.host, given.port), handler_for(Api(model, given.served_model_name))).serve_forever()
+    name, directory = given.served_model_name, given.model
+    if given.enable_lora:  # the toy adapter knows all answers itself
+        name, _, directory = given.lora_modules.partition("=")
+    model = ToyModel(Path(directory), given.max_model_len)
+    HttpServer((given.host, given.port), handler_for(Api(model, name))).serve_forever()

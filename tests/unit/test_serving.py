@@ -214,7 +214,7 @@ def test_completions_take_text_ids_and_lists_of_them(api_server):
     "path, body, sentence",
     [
         ("/v1/chat/completions", {"messages": []}, "'messages' must be a list"),
-        ("/v1/chat/completions", {"messages": user("a"), "stream": True}, "has no 'stream'"),
+        ("/v1/chat/completions", {"messages": user("a"), "stop": ["b"]}, "has no 'stop'"),
         ("/v1/chat/completions", {"messages": user("a"), "n": 2}, "has no 'n'"),
         ("/v1/chat/completions", {"messages": user("a"), "max_tokens": "many"}, "'max_tokens' must be a whole number; it is 'many'"),
         ("/v1/chat/completions", {"messages": user("a"), "max_tokens": 0}, "at least 1"),

@@ -57,6 +57,14 @@ class ChatTokens:
                 problems[place] = f"longer than {max_length:,} tokens"
         return problems
 
+    def prompts(self, conversations: list[list[dict]]) -> list[list[int]]:
+        """Give the token ids of prompts, each ready for an answer: what training puts before one."""
+        texts = [
+            self.template.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **self.names)
+            for messages in conversations
+        ]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
     def _length(self, ids: list[int]) -> int:
         """Count up to and with the last end of a turn: what a template puts after it is not trained on."""
         return len(ids) - ids[::-1].index(self.end) if self.end in ids else len(ids)

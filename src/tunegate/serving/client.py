@@ -1,6 +1,7 @@
 """Ask a served model many things at once: greedy answers, token counts, and the loss on given text."""
 
 import itertools
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ SAMPLING = {"temperature": 0.0, "top_p": 1.0, "seed": 0}  # greedy; written out,
 CHARACTERS_PER_TOKEN = 16  # more than any tokenizer needs on average; bounds what is sent to be cut at a token count
 
 OnProgress = Callable[[int, int], None]
+OnResult = Callable[[int, object], None]  # the place of a thing in the list, and what came of it
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Progress:
 
 def chat(
     server, list_of_messages: list[list[dict]], max_new_tokens: int, concurrency: int = 16, on_progress: OnProgress | None = None,
-    sampling: dict = SAMPLING,
+    sampling: dict = SAMPLING, on_result: OnResult | None = None,
 ) -> list[Answer]:  # fmt: skip
     """Answer every conversation, greedily unless `sampling` says otherwise, in the order given."""
 
@@ -63,7 +65,31 @@ def chat(
             usage["completion_tokens"], time.monotonic() - started,
         )  # fmt: skip
 
-    return _each(ask, list(enumerate(list_of_messages)), concurrency, on_progress)
+    return _each(ask, list(enumerate(list_of_messages)), concurrency, on_progress, on_result)
+
+
+def time_answers(
+    server, list_of_messages: list[list[dict]], max_new_tokens: int, concurrency: int, on_result: OnResult | None = None
+) -> list[float]:  # fmt: skip
+    """Give for each conversation the seconds from the request to the first token of its answer, by streaming it."""
+
+    def wait_for_first(connection: httpx.Client, messages: list[dict]) -> float:
+        body = {"model": server.name, "messages": messages, "max_tokens": max_new_tokens, "stream": True, **SAMPLING}
+        started, first = time.monotonic(), None
+        with connection.stream("POST", server.url + "/v1/chat/completions", json=body) as reply:
+            if reply.status_code != 200:
+                reply.read()
+                raise BadInput(f"The server refused to stream an answer: {_sentence(reply)}")
+            for line in reply.iter_lines():
+                if first is None and line.startswith("data: {") and _says_something(json.loads(line.removeprefix("data: "))):
+                    first = time.monotonic() - started
+        return first if first is not None else time.monotonic() - started  # an empty answer is known at its end
+
+    return _each(wait_for_first, list_of_messages, concurrency, None, on_result)
+
+
+def _says_something(piece: dict) -> bool:
+    return any(choice["delta"].get("content") for choice in piece.get("choices", ()))
 
 
 def continue_texts(
@@ -87,16 +113,22 @@ def _own_seed(sampling: dict, number: int) -> dict:
 
 def count_tokens(server, list_of_messages: list[list[dict]], concurrency: int = 16) -> list[int]:
     """Count the prompt tokens of each conversation after the server's own chat template."""
+    return [len(ids) for ids in prompt_ids(server, list_of_messages, concurrency)]
 
-    def count(connection: httpx.Client, messages: list[dict]) -> int:
-        return _post(server, connection, "/tokenize", {"model": server.name, "messages": messages})["count"]
 
-    return _each(count, list_of_messages, concurrency, None)
+def prompt_ids(server, list_of_messages: list[list[dict]], concurrency: int = 16) -> list[list[int]]:
+    """Give the token ids of each conversation after the server's own chat template."""
+
+    def ids(connection: httpx.Client, messages: list[dict]) -> list[int]:
+        return _post(server, connection, "/tokenize", {"model": server.name, "messages": messages})["tokens"]
+
+    return _each(ids, list_of_messages, concurrency, None)
 
 
 def token_losses(
-    server, texts: list[str], max_tokens: int, concurrency: int = 8, on_progress: OnProgress | None = None
-) -> list[tuple[float, int]]:
+    server, texts: list[str], max_tokens: int, concurrency: int = 8, on_progress: OnProgress | None = None,
+    on_result: OnResult | None = None,
+) -> list[tuple[float, int]]:  # fmt: skip
     """Give for each text its mean loss in nats per token and the number of tokens it was taken over.
 
     A text is cut to `max_tokens` tokens by the server's tokenizer. The first token has nothing before it and is not counted.
@@ -119,10 +151,10 @@ def token_losses(
         counted = logprobs[1 : len(ids)]
         return -sum(counted) / len(counted), len(counted)
 
-    return _each(loss, texts, concurrency, on_progress)
+    return _each(loss, texts, concurrency, on_progress, on_result)
 
 
-def _each(ask: Callable, things: list, concurrency: int, on_progress: OnProgress | None) -> list:
+def _each(ask: Callable, things: list, concurrency: int, on_progress: OnProgress | None, on_result: OnResult | None = None) -> list:
     """Call `ask(connection, thing)` for all things, `concurrency` at a time; the first error stops the rest."""
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     with (
@@ -130,12 +162,15 @@ def _each(ask: Callable, things: list, concurrency: int, on_progress: OnProgress
         ThreadPoolExecutor(concurrency) as pool,
     ):
         futures = [pool.submit(ask, connection, thing) for thing in things]
+        places = {future: place for place, future in enumerate(futures)}
         waiting = set(futures)
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=2, return_when=FIRST_COMPLETED)
                 for future in done:
-                    future.result()
+                    result = future.result()
+                    if on_result:
+                        on_result(places[future], result)
                 if on_progress:
                     on_progress(len(futures) - len(waiting), len(futures))
         except BaseException:

@@ -35,8 +35,8 @@ class Scored:
 
 
 class LanguageModel:
-    def __init__(self, directory: Path, dtype: str, max_model_len: int):
-        """Load safetensors weights only, and no code from the model directory.
+    def __init__(self, directory: Path, dtype: str, max_model_len: int, adapter: Path | None = None):
+        """Load safetensors weights only, and no code from the model directory; put `adapter` on them without merging it.
 
         Raises:
             BadInput: the tokenizer has no chat template.
@@ -58,6 +58,10 @@ class LanguageModel:
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
         # Sampling defaults that came with the model must not change an answer unseen.
         self.model.generation_config = GenerationConfig(eos_token_id=self.stop_ids, pad_token_id=self.pad_id)
+        if adapter:
+            from peft import PeftModel
+
+            self.model = PeftModel.from_pretrained(self.model, adapter, use_safetensors=True).eval()
 
     def _stop_ids(self) -> list[int]:
         configured = self.model.generation_config.eos_token_id

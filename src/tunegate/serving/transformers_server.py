@@ -4,7 +4,8 @@
 
 GET /health, GET /v1/models, POST /tokenize (as vLLM's), POST /v1/chat/completions, POST /v1/completions (with `echo` and
 `logprobs` for the log-probabilities of a prompt). Requests that arrive within 20 ms of each other are generated together.
-Not covered: streaming, stop strings, tools, several choices; asking for one is an error 400.
+A streamed answer comes in one piece, at its end: batches are generated as a whole.
+Not covered: stop strings, tools, several choices; asking for one is an error 400.
 """
 
 import argparse
@@ -25,7 +26,7 @@ MAX_BATCH = 16
 BATCH_WAIT_SECONDS = 0.02
 MAX_BODY_BYTES = 16 * 1024 * 1024
 UNSUPPORTED = (
-    "stream", "stop", "tools", "functions", "response_format", "logit_bias", "frequency_penalty", "presence_penalty", "suffix",
+    "stop", "tools", "functions", "response_format", "logit_bias", "frequency_penalty", "presence_penalty", "suffix",
 )  # fmt: skip
 
 
@@ -107,8 +108,9 @@ class Api:
         limit = self.model.max_model_len - len(ids)
         key = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         answer = self._generate(body, ids, _typed(body, key, int, max(limit, 1))).result()
-        choice = {"index": 0, "message": {"role": "assistant", "content": answer.text}, "finish_reason": answer.finish_reason}
-        return self._reply("chat.completion", [choice], len(ids), answer.completion_tokens)
+        kind, part = ("chat.completion.chunk", "delta") if body.get("stream") else ("chat.completion", "message")
+        choice = {"index": 0, part: {"role": "assistant", "content": answer.text}, "finish_reason": answer.finish_reason}
+        return self._reply(kind, [choice], len(ids), answer.completion_tokens)
 
     def complete(self, body: dict) -> dict:
         prompts = self._prompts(body)
@@ -216,17 +218,21 @@ def handler_for(api: Api) -> type[BaseHTTPRequestHandler]:
         def _answer(self, work) -> None:
             try:
                 document = work()
-                self._send(*((404, _error(f"There is no {self.path} here.")) if document is None else (200, document)))
+                streamed = document is not None and document.get("object") == "chat.completion.chunk"
+                kind = "text/event-stream" if streamed else "application/json"
+                self._send(*((404, _error(f"There is no {self.path} here.")) if document is None else (200, document, kind)))
             except BadInput as error:
                 self._send(400, _error(str(error)))
             except Exception as error:
                 self._send(500, _error(f"{type(error).__name__}: {error}"))
                 raise
 
-        def _send(self, status: int, document: dict) -> None:
+        def _send(self, status: int, document: dict, kind: str = "application/json") -> None:
             data = json.dumps(document).encode()
+            if kind == "text/event-stream":
+                data = b"data: " + data + b"\n\ndata: [DONE]\n\n"
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -264,10 +270,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--max-model-len", type=int, default=2048)
+    parser.add_argument("--adapter", help="a PEFT adapter, applied unmerged")
+    parser.add_argument("--adapter-name", help="what the model with the adapter is called instead")
     given = parser.parse_args()
-    model = LanguageModel(given.model, given.dtype, given.max_model_len)
-    server = HttpServer((given.host, given.port), handler_for(Api(model, given.served_model_name)))
-    print(f"serving {given.served_model_name} on http://{given.host}:{given.port}", flush=True)
+    model = LanguageModel(given.model, given.dtype, given.max_model_len, given.adapter)
+    name = given.adapter_name or given.served_model_name
+    server = HttpServer((given.host, given.port), handler_for(Api(model, name)))
+    print(f"serving {name} on http://{given.host}:{given.port}", flush=True)
     server.serve_forever()
 
 
