@@ -35,7 +35,7 @@ def score(checker: str, output: str, expected: str) -> float:
     if checker == "exact":
         return float(output.strip() == expected.strip())
     if checker == "label":
-        return float(_label(output) == _label(expected))
+        return float(as_label(output) == as_label(expected))
     raise BadInput(f"task.checker '{checker}' is not known. Use json, exact or label.")
 
 
@@ -56,5 +56,5 @@ def _same(a, b) -> bool:
     return a == b
 
 
-def _label(text: str) -> str:
+def as_label(text: str) -> str:
     return " ".join(text.casefold().split())

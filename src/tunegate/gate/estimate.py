@@ -54,9 +54,7 @@ class Bounded:
         """
         low, high = self.bounds(alpha)
         by_alpha, by_power = self._t(1 - alpha), self._t(power)
-        degrees = self.degrees
-        c4 = math.sqrt(2 / degrees) * math.exp(special.gammaln((degrees + 1) / 2) - special.gammaln(degrees / 2))
-        return max(self.se / c4, (self.value - low) / by_alpha, (high - self.value) / by_alpha) * (by_alpha + by_power)
+        return max(self.se / self._c4, (self.value - low) / by_alpha, (high - self.value) / by_alpha) * (by_alpha + by_power)
 
     def required_n(self, distance: float, alpha: float, power: float) -> int | None:
         """Give how many items, as spread and as clustered as these, find a true `distance` with probability `power`.
@@ -64,6 +62,11 @@ class Bounded:
         None for a distance of zero or less: no number of items proves what is not so.
         """
         return math.ceil(self.n * (self.mde(alpha, power) / distance) ** 2) if distance > 0 else None
+
+    @property
+    def _c4(self) -> float:
+        half = self.degrees / 2
+        return math.exp(special.gammaln(half + 0.5) - special.gammaln(half)) / math.sqrt(half)
 
     def _t(self, probability: float) -> float:
         return float(special.stdtrit(self.degrees, probability))
@@ -75,7 +78,7 @@ class Estimate(Bounded):
 
     exact: Callable[[float], tuple[float, float]] | None = None
     exact_alone: bool = False
-    detectable: Callable[[float, float], float] | None = None  # by alpha and power, where the spread depends on the effect
+    detectable: Callable[[float, float], float] | None = None  # by alpha and power, of 0/1 scores, whose spread depends on the effect
     span: tuple[float, float] = (-math.inf, math.inf)  # what the true value can be; t knows nothing of it
 
     def bounds(self, alpha: float) -> tuple[float, float]:
@@ -88,7 +91,7 @@ class Estimate(Bounded):
 
     def mde(self, alpha: float, power: float) -> float:
         found = super().mde(alpha, power)
-        return max(found, self.detectable(alpha, power)) if self.detectable is not None else found
+        return max(found, min(1.0, self.detectable(alpha, power) / self._c4)) if self.detectable is not None else found
 
     def p_above(self, threshold: float) -> float:
         return self._p(self.value - threshold, lambda alpha: self.exact(alpha)[0] - threshold)

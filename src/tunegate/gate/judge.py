@@ -10,7 +10,7 @@ from tunegate.gate.measures import CANDIDATE, KEY, kind_of
 from tunegate.gate.policy import Gate, Policy
 from tunegate.gate.verdict import Unusable
 from tunegate.gate.wording import apart, number, shown, signed
-from tunegate.tasks import plain_label
+from tunegate.tasks import as_label
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def _labels(gate: Gate, *arms: pd.DataFrame) -> tuple[np.ndarray, ...]:
     """Give the expected labels and each arm's answers, read as tunegate.tasks reads labels; nothing where the gate needs none."""
     if gate.statistic != "macro_f1":
         return ()
-    expected, *others = (arm["expected"].map(plain_label).to_numpy(dtype=str) for arm in arms)
+    expected, *others = (arm["expected"].map(as_label).to_numpy() for arm in arms)
     if (expected == "").any():
         raise Unusable(f"{(expected == '').sum()} items have no expected answer, without which there is no macro-F1")
     if any((other != expected).any() for other in others):
         raise Unusable(f"items have other expected answers in the arm {gate.versus} than in the arm {CANDIDATE}")
-    return expected, *(arm["output"].map(plain_label).to_numpy(dtype=str) for arm in arms)
+    return expected, *(arm["output"].map(as_label).to_numpy() for arm in arms)
 
 
 def _value(gate: Gate, paired: Paired, scores: np.ndarray, arm: int) -> float:
@@ -158,8 +158,8 @@ def _common(estimate: stats.Bounded, policy: Policy, threshold: float, side: str
     bound, other_bound, p = (low, high, estimate.p_above(threshold)) if side == "low" else (high, low, estimate.p_below(threshold))
     distance = estimate.value - threshold if side == "low" else threshold - estimate.value
     return {
-        "n": estimate.n, "clusters": estimate.clusters, "effective_clusters": estimate.effective_clusters, "se": estimate.se, "ci": list(estimate.interval()), "bound": bound,
-        "other_bound": other_bound, "threshold": threshold, "p": p, "method": estimate.method,
+        "n": estimate.n, "clusters": estimate.clusters, "effective_clusters": estimate.effective_clusters, "method": estimate.method,
+        "se": estimate.se, "ci": list(estimate.interval()), "bound": bound, "other_bound": other_bound, "threshold": threshold, "p": p,
         "mde": estimate.mde(policy.alpha, policy.power),
         "required_n": estimate.required_n(distance, policy.alpha, policy.power),
     }  # fmt: skip
