@@ -76,7 +76,7 @@ def _f1(right):
 
 def _f1_difference(right):
     def sample(rng, index, icc):
-        return resample.compare_macro_f1(*answers(rng, index, icc, right), index, as_ratio=False)
+        return resample.compare_macro_f1(*answers(rng, index, icc, right), index)
 
     return sample
 

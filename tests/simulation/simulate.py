@@ -13,6 +13,7 @@ from joblib import Parallel, delayed
 from tests.simulation.cells import outcome, run_cell
 from tests.simulation.designs import Design
 from tests.simulation.others import OTHERS, run_other
+from tunegate.gate.clusters import MIN_EFFECTIVE_CLUSTERS
 
 HEAD = (
     "values", "sizes", "clusters", "ICC", "items", "effective clusters", "refused", "false promotion: superior", "non-inferior", "share",
@@ -67,7 +68,8 @@ def _row(design: Design, found: dict, said: str) -> str:
         "promoted_superior", "promoted_noninferior", "share_promoted", "covered_no_effect", "covered_margin", "covered_mde",
         "share_covered", "mde", "power", "share_mde", "share_power", "exact",
     ))  # fmt: skip
-    about = (design.values, design.sizes, design.clusters, design.icc, found["items"], f"{found['effective_clusters']:.1f}")
+    effective = f"{found['effective_clusters']:.1f}" if refused < 1 else f"< {MIN_EFFECTIVE_CLUSTERS:.0f}"
+    about = (design.values, design.sizes, design.clusters, design.icc, found["items"], effective)
     return f"| {' | '.join(map(str, (*about, f'{100 * refused:.1f}', *rates, said)))} |"
 
 

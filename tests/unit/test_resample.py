@@ -64,7 +64,7 @@ def test_a_resampled_p_agrees_with_its_bound():
     ours, theirs, expected = answers()
     for found in (
         compare_quantiles(*latencies(), SINGLE, 90, as_ratio=True),
-        compare_macro_f1(ours, theirs, expected, np.arange(300), False),
+        compare_macro_f1(ours, theirs, expected, np.arange(300)),
     ):
         low, high = found.bounds(0.05)
         assert found.p_above(np.nextafter(low, -np.inf)) <= 0.05 <= found.p_above(low) + 1e-3
@@ -97,7 +97,7 @@ def test_macro_f1_is_that_of_scikit_learn():
     ours[:5] = "no label at all"
     labels = sorted(set(expected))
     assert macro_f1_of(ours, expected) == pytest.approx(f1_score(expected, ours, labels=labels, average="macro", zero_division=0))
-    found = compare_macro_f1(ours, theirs, expected, np.arange(300), as_ratio=False)
+    found = compare_macro_f1(ours, theirs, expected, np.arange(300))
     assert found.value == pytest.approx(macro_f1_of(ours, expected) - macro_f1_of(theirs, expected))
     assert found.bounds(0.05)[0] > 0
 

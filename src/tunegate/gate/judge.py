@@ -117,7 +117,7 @@ def _difference(gate: Gate, policy: Policy, paired: Paired) -> dict:
         measured["mcnemar_p"] = stats.mcnemar_p(better, worse)
     elif gate.statistic == "macro_f1":
         expected, *answers = paired.labels
-        estimate = resample.compare_macro_f1(*(answers[::-1] if upside_down else answers), expected, paired.clusters, as_ratio=False)
+        estimate = resample.compare_macro_f1(*(answers[::-1] if upside_down else answers), expected, paired.clusters)
     else:
         estimate = quantiles.compare_quantiles(better, worse, paired.clusters, _percent(gate), as_ratio=False)
     threshold = gate.margin if gate.test == "superiority" else -gate.margin
@@ -138,13 +138,9 @@ def _absolute(gate: Gate, policy: Policy, paired: Paired) -> dict:
 def _ratio(gate: Gate, policy: Policy, paired: Paired) -> dict:
     if gate.statistic == "mean":
         estimate = stats.ratio(paired.candidate, paired.versus, paired.clusters)
-    elif gate.statistic == "macro_f1":
-        expected, *answers = paired.labels
-        estimate = resample.compare_macro_f1(*answers, expected, paired.clusters, as_ratio=True)
     else:
         estimate = quantiles.compare_quantiles(paired.candidate, paired.versus, paired.clusters, _percent(gate), as_ratio=True)
-    kind = "share" if gate.statistic == "macro_f1" else "number"
-    return _both(gate, paired) | _common(estimate, policy, gate.at_most, "high") | {"kind": kind, "ratio": estimate.value}
+    return _both(gate, paired) | _common(estimate, policy, gate.at_most, "high") | {"kind": "number", "ratio": estimate.value}
 
 
 _NUMBERS = {

@@ -69,11 +69,11 @@ def macro_f1(predicted: np.ndarray, expected: np.ndarray, clusters: np.ndarray) 
     return resampled(found, _macro_f1(predicted, expected, clusters), "cluster bootstrap of macro-F1")
 
 
-def compare_macro_f1(candidate: np.ndarray, versus: np.ndarray, expected: np.ndarray, clusters: np.ndarray, as_ratio: bool) -> Resampled:
-    """Estimate the difference, or the ratio, of macro-F1 of two arms over the same items. Raises as `macro_f1`."""
+def compare_macro_f1(candidate: np.ndarray, versus: np.ndarray, expected: np.ndarray, clusters: np.ndarray) -> Resampled:
+    """Estimate the difference of macro-F1 of two arms over the same items. Raises as `macro_f1`."""
     found = moments((candidate == expected).astype(float) - (versus == expected), clusters)
     arms = [_macro_f1(predicted, expected, clusters) for predicted in (candidate, versus)]
-    return resampled(found, compared(*arms, as_ratio), "paired cluster bootstrap of macro-F1")
+    return resampled(found, compared(*arms, as_ratio=False), "paired cluster bootstrap of macro-F1")
 
 
 def resampled(found: Moments, statistic: Statistic, method: str) -> Resampled:
