@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tunegate import cli_steps
+from tunegate import cli_steps, cli_trust
 from tunegate.cli_steps import NOTHING
 from tunegate.errors import BadInput, TunegateError
 from tunegate.recipe import load_recipe
@@ -100,7 +100,7 @@ def serve(
     which: Annotated[str, typer.Argument(metavar="MODEL@ALIAS", help="E.g. tunegate@champion, or tunegate/3.", show_default=False)],
     port: Annotated[int, typer.Option(help="Port of the OpenAI API; 0 takes any free one.")] = 8000,
 ):
-    """Serve a registered model here until Ctrl-C; its verdict is verified first."""
+    """Serve a registered and approved model here until Ctrl-C; its verdict is verified first."""
     from tunegate.deploy import serve_champion
 
     serve_champion(which, port)
@@ -117,7 +117,7 @@ def approve(model: Model, version: Version, who: Annotated[str, typer.Option(hel
 
 @app.command(rich_help_panel=MODELS)
 def promote(model: Model, version: Version):
-    """Make an approved version with a PROMOTE verdict the champion."""
+    """Make an approved version the champion; its verdict is verified first."""
     from tunegate.promote import promote as move
 
     _say_champion(move(model, version))
@@ -125,7 +125,7 @@ def promote(model: Model, version: Version):
 
 @app.command(rich_help_panel=MODELS)
 def rollback(model: Model):
-    """Make the previous champion champion again."""
+    """Make the previous champion champion again; its verdict is verified first."""
     from tunegate.promote import rollback as swap
 
     _say_champion(swap(model))
@@ -133,9 +133,12 @@ def rollback(model: Model):
 
 def _say_champion(now: dict) -> None:
     before = f"; the one before is version {now['previous']}" if now["previous"] else ""
-    print(f"The champion of {now['name']} is version {now['champion']}{before}.")
+    print(f"The champion of {now['name']} is version {now['champion']}{before}. Its verdict is {now['signed']}.")
+    if now["waiver"]:
+        print(f"It is WAIVED, not proven: by {now['waiver']}")
 
 
+app.add_typer(cli_trust.app)
 app.add_typer(cli_steps.app)
 
 

@@ -63,6 +63,12 @@ def test_a_rejected_model_goes_no_further_and_the_run_ends_well(recipe, tmp_path
     assert (code, ran) == (0, [name for name in steps.STEPS if name not in RELEASED])
 
 
+def test_a_rejected_model_that_is_waived_goes_on(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_DECISION", "REJECT")
+    monkeypatch.setenv("FAKE_WAIVER", "Ada")
+    assert run(recipe, tmp_path) == (0, list(steps.STEPS))
+
+
 def test_nothing_is_trained_when_prompting_is_enough(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_WORTH_TRAINING", "0")
     code, ran = run(recipe, tmp_path)

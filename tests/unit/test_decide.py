@@ -351,7 +351,7 @@ def test_the_step_writes_verdict_and_evidence(upstream, tmp_path):
 def test_a_verified_verdict_holds_for_its_own_model_only(upstream, tmp_path):
     step(upstream, tmp_path / "a")
     directory, model = tmp_path / "a/verdict", upstream[1]["model"]
-    assert verify_verdict(directory, model)["decision"] == "PROMOTE"
+    assert verify_verdict(directory, model).verdict["decision"] == "PROMOTE"
     with pytest.raises(Refused, match="not about merge-model/zz"):
         verify_verdict(directory, "merge-model/" + "z" * 64)
     verdict = directory / "verdict.json"

@@ -7,7 +7,8 @@ from tunegate.errors import BadInput
 
 
 def gate_step(config: dict, inputs, output: Path):
-    """Write verdict/verdict.json and verdict/items.parquet. A REJECT or an ERROR is a verdict, so the step itself succeeds."""
+    """Write verdict/verdict.json, its signature and items.parquet. A REJECT or an ERROR is a verdict, so the step itself succeeds."""
+    from tunegate.gate import signing, waiver
     from tunegate.gate.facts import adapter_facts, champion_of, curation_facts, files_of, sealed_use
     from tunegate.gate.measures import before_after
     from tunegate.gate.policy import Policy
@@ -23,20 +24,24 @@ def gate_step(config: dict, inputs, output: Path):
         facts["files"] = files_of(inputs.store.manifest(model))
         facts["sealed_test"] = sealed_use(inputs.store, facts["sealed_test"], model)
     results = [inputs[name] for name in ("baseline", "results") if name in inputs]
-    verdict = gate(policy, results, output / "verdict", facts)
+    directory = output / "verdict"
+    verdict = gate(policy, results, directory, facts)
     predicate = verdict["predicate"]
     table = before_after(predicate["measures"], predicate["facts"]["arms"], config.get("cost_per_hour"))
     summary = {"decision": verdict["decision"], "reasons": verdict["reasons"], "table": table, "gates": predicate["gates"]}
-    summary |= {"warnings": predicate["warnings"], "slices": predicate["slices"]}
+    summary |= {"warnings": predicate["warnings"], "slices": predicate["slices"], "signed": signing.claimed(directory)}
+    waivable = model and verdict["decision"] in waiver.WAIVABLE
+    summary["waiver"] = waiver.valid_for(inputs.store, (directory / signing.VERDICT).read_bytes(), model) if waivable else None
     judged = [found for found in predicate["gates"] if found["outcome"] != "skipped"]
     metrics = {"gates_passed": sum(found["passed"] for found in judged), "gates": len(judged)}
     metrics["slice_alarms"] = sum(found["alarm"] for found in predicate["slices"])
     metrics |= {f"{found['id']}_bound": found["bound"] for found in judged if "bound" in found}
-    return Result(summary, metrics={name: float(value) for name, value in metrics.items()}, line=_line(policy, summary))
+    line = _line(policy, summary) + (f"; WAIVED by {waiver.shown(summary['waiver'])}" if summary["waiver"] else "")
+    return Result(summary, metrics={name: float(value) for name, value in metrics.items()}, line=line)
 
 
 def gate(policy, results: Iterable[Path], output: Path, facts: dict) -> dict:
-    """Judge what directories of results hold together, and write verdict and evidence into `output`.
+    """Judge what directories of results hold together, and write verdict, evidence and, with a signing key, signature into `output`.
 
     Args:
         facts: what the results do not say (see `decide` and tunegate.gate.facts); it goes before what they say of themselves.
@@ -44,6 +49,7 @@ def gate(policy, results: Iterable[Path], output: Path, facts: dict) -> dict:
     from tunegate.digests import write_atomic
     from tunegate.gate.decide import decide
     from tunegate.gate.facts import arms_facts
+    from tunegate.gate.signing import sign_where_asked
     from tunegate.gate.verdict import canonical, evidence, write_evidence
 
     items, arms = read_results(results)
@@ -51,6 +57,7 @@ def gate(policy, results: Iterable[Path], output: Path, facts: dict) -> dict:
     output.mkdir(parents=True, exist_ok=True)
     write_evidence(evidence(items), output / "items.parquet")
     write_atomic(output / "verdict.json", canonical(verdict))
+    sign_where_asked(output)
     return verdict
 
 
