@@ -59,9 +59,8 @@ def make_full() -> tuple[dict, list[dict], list[dict]]:
     items += general_items("champion", 0.03)
     for i, item in enumerate(list(items)):
         if item["metric"] == "task/exact":
-            about = {key: item[key] for key in ("cluster_id", "task_type", "source", "expected", "prompt_hash", "output", "finish_reason")}
-            items.append(results.item(item["arm"], "test", item["item_id"], "task/json_fields", max(item["score"], i % 5 / 4), **about))
             item["first_token_seconds"] = item["latency_seconds"] / 4
+            items.append(item | {"metric": "task/json_fields", "score": max(item["score"], i % 5 / 4)})
     for arm, refused in (("base_zero_shot", 0.98), ("candidate", 0.94)):
         for i in range(120):
             output = f"SECRET-HARMFUL-TEXT {i}"
@@ -83,7 +82,11 @@ def make_full() -> tuple[dict, list[dict], list[dict]]:
     verdict = deepcopy(decide(policy(gates=gates), items, facts))
     predicate = verdict["predicate"]
     predicate["facts"] |= {"champion": "merge-model/" + "c" * 64, "stop_token_in_loss": 1.0, "sealed_test": {"sha256": "5" * 64, "use": 7}}
-    predicate["warnings"] = ["This is candidate 7 on one sealed test: the best of 5 candidates gains some 4 points by luck alone."]
+    predicate["warnings"] = [
+        "This is the 7th candidate that this sealed test judges, and each further look costs honesty: the best of five equal candidates "
+        "looks 3.7 points better than it is by luck alone (200 items, 20 % of pairs differ).",
+        "Slice task_type HassVacuumStart: task/exact 50.0 % against 70.0 % (base_few_shot) on 60 items: worse than the 5.0 points allowed.",
+    ]
     predicate["policy"]["document"]["preconditions"] |= {"min_stop_token_share": 1.0, "max_sealed_uses": 5}
     predicate["policy"]["document"] |= {"human_approval": True}
     predicate["policy"]["document"]["slices"] = {"by": ["task_type"], "margin": 0.05, "action": "warn"}

@@ -67,7 +67,7 @@ def _titles(compared: str, binary: bool) -> dict[str, str]:
     if not binary:
         return {WINS: f"Better than {compared}", LOSSES: f"Worse than {compared}", BOTH: "", NEITHER: ""}
     return {
-        WINS: f"Right only after fine-tuning, wrong with {compared}", LOSSES: f"Wrong after fine-tuning, right with {compared}",
+        WINS: f"Right after fine-tuning, wrong with {compared}", LOSSES: f"Wrong after fine-tuning, right with {compared}",
         BOTH: f"Right after fine-tuning and with {compared}", NEITHER: "Wrong either way",
     }  # fmt: skip
 

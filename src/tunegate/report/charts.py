@@ -47,9 +47,10 @@ def forest(gates: list[dict]) -> Markup:
     panels: dict[tuple, list[dict]] = {}
     for gate in gates:
         if "difference" in gate or "bound" in gate:
-            panels.setdefault((gate["kind"], _quantity(gate)), []).append(gate)
+            # shares are all of one unit; numbers of two metrics are not
+            panels.setdefault((gate["kind"], _quantity(gate), gate["metric"] if gate["kind"] == "number" else ""), []).append(gate)
     drawn = []
-    for (kind, quantity), members in panels.items():
+    for (kind, quantity, _), members in panels.items():
         ends = [end for gate in members for end in (*gate.get("ci", ()), _point(gate), _limit(gate))]
         ends += [0.0] if quantity == "difference" else [1.0] if quantity == "ratio" or kind == "share" else []
         low, high, ticks = axis(min(ends), max(ends), pad=0.06)

@@ -24,20 +24,19 @@ def preconditions(verdict: dict) -> list[dict]:
             lines.append(_precondition(name, limit, known.get(fact), side, "share" if rule.endswith("share") else "count"))
     if (limit := rules.get("max_sealed_uses")) is not None:
         lines.append(_precondition("Candidates measured on this sealed set", limit, sealed_use(verdict), "most", "count"))
-    if rule := rules.get("prompting_sufficient"):
-        told = predicate.get("prompting") or {}
+    # baseline judges this one before training; a verdict holds it only where nothing was trained
+    if (rule := rules.get("prompting_sufficient")) and (told := predicate.get("prompting")):
         kind = "share" if 0 <= rule["target"] <= 1 else "number"
         lines.append({
             "name": f"{metric_name(rule['metric'])[0]} by prompting alone, on dev", "asked": f"below {shown(rule['target'], kind)}",
-            "found": f"at least {shown(told['bound'], kind)}" if told else "checked by baseline",
-            "outcome": "skipped" if not told else "failed" if told["prompting_sufficient"] else "passed",
+            "found": f"at least {shown(told['bound'], kind)}", "outcome": "failed" if told["prompting_sufficient"] else "passed",
         })  # fmt: skip
     return [line | {"mark": OUTCOMES[line["outcome"]][0]} for line in lines]
 
 
 def _precondition(name: str, limit: float, value: float | None, side: str, kind: str) -> dict:
     def told(number):
-        return f"{number:.0%}" if kind == "share" else f"{number:,}"
+        return f"{100 * number:g} %" if kind == "share" else f"{number:,}"
 
     good = value is not None and (value >= limit if side == "least" else value <= limit)
     outcome = "unknown" if value is None else "passed" if good else "failed"
@@ -54,8 +53,8 @@ def sealed_sentence(verdict: dict) -> str:
     if use is None:
         return ""
     if use <= 1:
-        return "This candidate is the first that was measured on this sealed test set."
-    return f"This candidate is number {use} that was measured on this sealed test set: the best of many tries looks better than it is."
+        return "This candidate is the first that was measured on this sealed test."
+    return f"This candidate is number {use} of all that were measured on this sealed test."
 
 
 def warnings(verdict: dict) -> list[str]:

@@ -75,8 +75,8 @@ def view(verdict: dict) -> dict | None:
             drawn.append(gate | {"label": line["id"], "subtitle": f"{metric}: {line['asked']}", "value": value, "text": worst})
     policy = predicate["policy"]["document"]
     return {
-        "plot": charts.forest(drawn), "lines": lines, "alpha": policy["alpha"], "power": f"{policy['power']:.0%}",
-        "sure": f"{1 - policy['alpha']:.0%}", "effective": any(line["effective"] != "–" for line in lines),
+        "plot": charts.forest(drawn), "lines": lines, "alpha": policy["alpha"], "power": f"{100 * policy['power']:g} %",
+        "sure": f"{100 * (1 - policy['alpha']):g} %", "effective": any(line["effective"] != "–" for line in lines),
     }  # fmt: skip
 
 

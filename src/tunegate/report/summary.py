@@ -12,6 +12,7 @@ from tunegate.report.words import DECISIONS, OUTCOMES, arm_name, cost, gate_name
 
 LINES, COLUMNS = 24, 100  # of a terminal as it opens (80 columns are too few for a table of five arms)
 NAME, GAP = 11, 2  # width of the names at the left, and between columns
+WARNINGS, ENOUGH = 3, 6  # as many warnings and gates are told, a line each, before the figures get less room; arbitrary
 FIRST = ["error", "failed", "held", "inconclusive", "passed", "skipped"]  # what must be seen comes before what may be left out
 COLOURS = {"good": 32, "bad": 31, "unsure": 33, "info": 36, "off": 2}  # SGR codes of terminals (ECMA-48)
 
@@ -37,10 +38,15 @@ def tell(verdict: dict, signed: str, waived: str, cost_per_hour: float | None) -
         head += _wrapped("WAIVED, NOT PROVEN: ", f"BY {waived.upper()}", 2)
     head += ["", *_about(verdict, table)]
     gates = sorted(predicate["policy"]["document"]["gates"], key=lambda gate: not gate["required"])
-    told = figures(table, list(dict.fromkeys(gate["metric"] for gate in gates)))
-    foot = _foot(verdict, signed)
-    room = LINES - len(head) - len(told) - len(foot)
-    return "\n".join(line.rstrip() for line in head + told + _gates(predicate, verdict["reasons"], room) + foot)
+    metrics, enough = list(dict.fromkeys(gate["metric"] for gate in gates)), min(len(predicate["gates"]), ENOUGH) + 3
+    for arms, spare in ((len(table), False), (len(table), True), (2, True)):  # the gates come first where not everything has room
+        told, foot = figures(table[-arms:], metrics), _foot(verdict, signed, spare)
+        room = LINES - len(head) - len(told) - len(foot)
+        if room >= enough:
+            break
+    lines = head + told + _gates(predicate, verdict["reasons"], room) + foot
+    # task types and reasons may hold what people or models wrote, and a terminal obeys control characters
+    return "\n".join("".join(sign if sign.isprintable() else "\ufffd" for sign in line.rstrip()) for line in lines)
 
 
 def waived(waiver: dict) -> str:
@@ -110,7 +116,7 @@ def _gates(predicate: dict, reasons: list[str], room: int) -> list[str]:
     gates = predicate["gates"]
     # what is no gate's sentence (a precondition, evidence that cannot be judged) is a reason of its own
     own = [reason for reason in reasons if reason not in {gate["reason"] for gate in gates}]
-    lines = [line for reason in own for line in _wrapped("Because", reason, 3 if len(own) < 3 else 2)][: room - 2]
+    lines = [line for reason in own for line in _wrapped("Because", reason, 3 if len(own) < 3 else 2)][: max(room - 2, 1)]
     room -= len(lines) + 1
     if gates:
         room -= 1
@@ -149,15 +155,13 @@ def _shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _foot(verdict: dict, signed: str) -> list[str]:
-    lines = ["", *_wrapped("Next", next_step(verdict), 3)]
-    use = facts.sealed_use(verdict)
-    for warning in facts.warnings(verdict)[:2]:
-        lines += _wrapped("Warning", warning, 2)
-    slices = facts.slices(verdict)
-    if slices and slices["alarms"]:
-        names = [f"{line['by']} {line['value']}" for line in slices["lines"] if line["alarm"]]
-        lines += _wrapped("Slices", f"worse on {', '.join(names)}", 1)
+def _foot(verdict: dict, signed: str, spare: bool) -> list[str]:
+    lines = ["", *_wrapped("Next", next_step(verdict), 2 if spare else 3)]
+    warnings, most, use = facts.warnings(verdict), 1 if spare else WARNINGS, facts.sealed_use(verdict)
+    for warning in warnings[:most]:
+        lines += _wrapped("Warning", warning, 1)
+    if len(warnings) > most:
+        lines += _wrapped("", f"and {len(warnings) - most} more; the page shows all", 1)
     seal = f"; candidate {use} on this sealed test" if use is not None else ""
     policy = verdict["predicate"]["policy"]
     return lines + _wrapped("Verdict", f"{signed or 'unsigned'}{seal}; policy {policy['name']} ({policy['sha256'][:12]})", 1)

@@ -10,22 +10,36 @@ DECISIONS = {  # decision: (style, what it means)
 }
 METRICS = {  # metric: (name, unit), in the order of the table
     "task/exact": ("Exact match", ""),
+    "task/exact_text": ("Exact text", ""),
     "task/label": ("Right label", ""),
-    "task/json_fields": ("JSON fields right", "share of an answer"),
+    "task/json": ("Equal JSON", ""),
     "task/json_valid": ("Valid JSON", ""),
-    "task/rouge_l": ("ROUGE-L", ""),
-    "task/chrf": ("chrF", ""),
+    "task/json_schema": ("JSON of the schema", ""),
+    "task/json_fields": ("JSON fields right", "share of an answer"),
+    "task/numeric": ("Right number", ""),
+    "task/regex": ("Pattern found", ""),
+    "task/rouge_l": ("ROUGE-L", "0 to 1"),
+    "task/chrf": ("chrF", "0 to 1"),
+    "task/bleu": ("BLEU", "0 to 1"),
     "task/tool_call": ("Right tool call", ""),
+    "task/tool_name": ("Right tool", ""),
     "task/nats_per_token": ("Loss on the expected answer", "nats per token"),
     "task/finish_stop": ("Ends by itself", ""),
     "general/nats_per_token": ("Loss on general text", "nats per token"),
+    "judge/win": ("Judge prefers it", "advisory"),
+    "judge/flip": ("Judge flips with the order", ""),
+    "parity/same_prompt": ("Prompt as in training", ""),
+    "parity/same_as_adapter": ("Answers as before the merge", ""),
     "serve/prompt_tokens": ("Prompt", "tokens per request"),
     "serve/completion_tokens": ("Answer", "tokens per request"),
     "serve/latency_seconds": ("Latency", "seconds"),
     "serve/first_token_seconds": ("Time to first token", "seconds"),
 }
 GROUPS = ("task", "general", "", "judge", "parity", "serve")  # what a metric is of, in the order of the table; "": a suite
-MEASURES = {"refusal": "refused", "answered": "answered", "nats_per_token": "loss, nats per token", "finish_stop": "ends by itself"}
+MEASURES = {  # of suites; what is a task's measure too is named as there
+    "refusal": "refused", "answered": "answered",
+    "judged_refusal": "refused, says the judge", "judged_answered": "answered, says the judge",
+}  # fmt: skip
 STATISTICS = {"macro_f1": "macro-F1", "p50": "median", "p90": "90th percentile", "p95": "95th percentile", "p99": "99th percentile"}
 ARMS = {  # arm: (name, short name, style)
     "base_zero_shot": ("Base, zero-shot", "zero-shot", "zero"),
@@ -70,8 +84,8 @@ def metric_name(metric: str, statistic: str = "mean") -> tuple[str, str]:
         name, unit = METRICS[metric]
     else:
         what, _, measure = metric.partition("/")
-        told = MEASURES.get(measure, measure.replace("_", " "))
-        name, unit = told[:1].upper() + told[1:] if what in GROUPS else f"{what.replace('_', ' ')}: {told}", ""
+        told = MEASURES.get(measure) or METRICS.get(f"task/{measure}", (measure.replace("_", " "), ""))[0]
+        name, unit = told[:1].upper() + told[1:] if what in GROUPS else f"{what.replace('_', ' ').capitalize()}: {told}", ""
         name = f"{measure} ({what})" if "." in measure else name
         name = f"{what.title()}: {told}" if what in ("parity", "judge") else name
     return name + (f", {STATISTICS[statistic]}" if statistic != "mean" else ""), unit
