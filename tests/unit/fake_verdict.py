@@ -89,7 +89,13 @@ def make_full() -> tuple[dict, list[dict], list[dict]]:
     ]
     predicate["policy"]["document"]["preconditions"] |= {"min_stop_token_share": 1.0, "max_sealed_uses": 5}
     predicate["policy"]["document"] |= {"human_approval": True}
-    predicate["policy"]["document"]["slices"] = {"by": ["task_type"], "margin": 0.05, "action": "warn"}
+    predicate["policy"]["document"]["slices"] = {
+        "by": ["task_type"],
+        "metric": "task/exact",
+        "versus": "base_few_shot",
+        "margin": 0.05,
+        "action": "warn",
+    }
     predicate["gates"].append({
         "id": "not_slower_than_champion", "metric": "serve/latency_seconds", "statistic": "p95", "versus": "champion", "test": "ratio_ucb",
         "at_most": 1.1, "required": True, "direction": "higher_is_better", "outcome": "skipped", "passed": True,

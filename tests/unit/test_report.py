@@ -103,7 +103,7 @@ def test_do_not_fine_tune(store, tmp_path):
     verdict = store.put("gate-verdict", tmp_path / "gate" / "verdict")
     record(store, "easy-1", "gate", config=config, refs={"verdict": verdict}, summary=result.summary)
     page = page_of(store, "easy-1", tmp_path)
-    assert "DO NOT FINE TUNE" in page.words and "Why nothing was trained" in page.words
+    assert "DO NOT FINE TUNE" in page.words and "reaches the target of 95.0 %" in page.words
     assert "Base, 5 fixed examples" in page.words and "Exact match on dev items" in page.words
     assert report.terminal_summary(store, "easy-1").startswith("DO_NOT_FINE_TUNE  Prompting alone is good enough")
 

@@ -67,18 +67,18 @@ def slices(verdict: dict) -> dict | None:
     if not found:
         return None
     lines = []
-    for one in sorted(found, key=lambda one: (not one["alarm"], one["by"], one["metric"], str(one["value"]))):
+    for one in sorted(found, key=lambda one: (not one["alarm"], one["by"], one["value"])):
         kind, tested = one.get("kind", "number"), one.get("difference") is not None
         lines.append({
-            "by": one["by"].replace("_", " "), "value": one["value"], "metric": metric_name(one["metric"])[0],
-            "versus": short_arm(one["versus"]), "n": f"{one['n']:,}", "clusters": f"{one['clusters']:,}",
+            "by": one["by"].replace("_", " "), "value": one["value"], "n": f"{one['n']:,}", "clusters": f"{one['clusters']:,}",
             "difference": " ".join(better(one["difference"], kind)) if tested else "",
             "ci": " to ".join(signed(end, kind, unit=False) for end in one["ci"]) if one.get("ci") else "",
             "p_holm": p_value(one.get("p_holm")), "alarm": one["alarm"], "tested": tested, "reason": one["reason"],
         })  # fmt: skip
     rule = verdict["predicate"]["policy"]["document"]["slices"]
     allowed = apart(rule["margin"], next((one["kind"] for one in found if "kind" in one), "number"))
-    return {"lines": lines, "alarms": sum(line["alarm"] for line in lines), "allowed": allowed, "decides": rule["action"] == "reject"}
+    metric, versus = metric_name(rule["metric"])[0], short_arm(rule["versus"])
+    return {"lines": lines, "metric": metric, "versus": versus, "allowed": allowed, "decides": rule["action"] == "reject"}
 
 
 def compared(verdict: dict) -> list[dict]:

@@ -5,7 +5,7 @@ from tunegate.report import answers as chosen
 from tunegate.report.words import DECISIONS
 
 NO_VERDICT = {
-    "gates": None, "prompting": None, "preconditions": [], "slices": None, "warnings": [], "sealed": "", "sealed_use": None, "compared": [],
+    "gates": None, "preconditions": [], "slices": None, "warnings": [], "sealed": "", "sealed_use": None, "compared": [],
     "digests": [], "signed": "", "waived": "", "policy": None,
 }  # fmt: skip
 
@@ -15,7 +15,7 @@ def of_verdict(verdict: dict, signed: str, waived: str) -> dict:
     predicate = verdict["predicate"]
     policy = predicate["policy"]
     return {
-        "banner": banner(verdict), "gates": gates.view(verdict), "prompting": predicate.get("prompting"),
+        "banner": banner(verdict), "gates": gates.view(verdict),
         "preconditions": facts.preconditions(verdict), "slices": facts.slices(verdict), "warnings": facts.warnings(verdict),
         "sealed": facts.sealed_sentence(verdict), "sealed_use": facts.sealed_use(verdict), "compared": facts.compared(verdict),
         "digests": facts.digests(verdict), "signed": signed or "unsigned", "waived": waived,
