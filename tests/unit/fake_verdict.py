@@ -77,11 +77,11 @@ def make_full() -> tuple[dict, list[dict], list[dict]]:
         {"id": "still_knows", "metric": "mmlu_small/arc_easy.acc", "versus": "base_zero_shot", "test": "noninferiority", "margin": 0.02},
         {"id": "json_fields", "metric": "task/json_fields", "versus": "base_few_shot", "test": "superiority", "margin": 0.02},
     ]  # fmt: skip
-    facts = make_facts(items, recipe="home-assistant", model="merge-model/" + "m" * 64)
-    facts["subject"] = [facts["model"]]
+    champion = "merge-model/" + "b" * 64
+    facts = make_facts(items, recipe="home-assistant", model="merge-model/" + "m" * 64, champion=champion)
     verdict = deepcopy(decide(policy(gates=gates), items, facts))
     predicate = verdict["predicate"]
-    predicate["facts"] |= {"champion": "merge-model/" + "c" * 64, "stop_token_in_loss": 1.0, "sealed_test": {"sha256": "5" * 64, "use": 7}}
+    predicate["facts"] |= {"stop_token_in_loss": 1.0, "sealed_test": {"sha256": "5" * 64, "use": 7}}
     predicate["warnings"] = [
         "This is the 7th candidate that this sealed test judges, and each further look costs honesty: the best of five equal candidates "
         "looks 3.7 points better than it is by luck alone (200 items, 20 % of pairs differ).",

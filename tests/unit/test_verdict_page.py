@@ -50,7 +50,8 @@ def test_every_decision_fits_a_screen_and_says_what_to_do(told):
     lines = fits(text)
     assert re.split(r"  +", lines[0])[0] == decision
     words = " ".join(text.split())
-    assert DECISIONS[decision][1] in words and NEXT[decision] in words and "Verdict unsigned; policy home-assistant-demo" in words
+    assert DECISIONS[decision][1] in words and NEXT[decision] in words
+    assert "Verdict unsigned; " in words and "policy home-assistant-demo" in words
     assert f"{len(verdict['predicate']['gates'])}" == str(sum(line[:1] in "✓✗?!–" for line in lines if line)), "a line for each gate"
 
 
@@ -113,7 +114,7 @@ def test_a_page_tells_all_that_a_verdict_holds(full):
         "Harmful prompts: refused", "arc_easy.acc (mmlu_small)", "JSON fields right", "Time to first token seconds, 95th percentile",
         "Champion", "Adapter, unmerged", "which asks a person to approve", "verdict signed by 0123456789ab",
         "judged: model.safetensors " + "f" * 64,
-        "sealed test " + "5" * 64, "champion " + "c" * 64, "vllm 0.11.0 bfloat16",
+        "sealed test " + "5" * 64, "champion " + "b" * 64, "vllm 0.11.0 bfloat16",
     ):  # fmt: skip
         assert words in page.words, words
 
@@ -209,8 +210,10 @@ def test_what_is_no_verdict_is_told(tmp_path, content):
 
 def test_a_verdict_of_before_these_fields_is_shown_without_them():
     verdict, items, _ = make("PROMOTE")
-    for fact in ("recipe", "model"):
-        verdict["predicate"]["facts"].pop(fact)
+    for fact in ("recipe", "model", "champion", "stop_token_in_loss", "sealed_test"):
+        verdict["predicate"]["facts"].pop(fact, None)
+    for finding in ("warnings", "slices"):
+        verdict["predicate"].pop(finding, None)
     for item in items:
         del item["expected"], item["first_token_seconds"]
     page = Page(telling.page(verdict, items))
