@@ -219,3 +219,13 @@ def test_a_verdict_of_before_these_fields_is_shown_without_them():
     page = Page(telling.page(verdict, items))
     assert "Sealed test" not in page.words and "Parts of the test" not in page.words and "Warning" not in page.words
     fits(telling.summary(verdict))
+
+
+def test_of_many_parts_every_alarm_is_listed(full):
+    verdict = json.loads(json.dumps(full[0]))
+    alarm, quiet = (next(one for one in verdict["predicate"]["slices"] if one["alarm"] is told) for told in (True, False))
+    verdict["predicate"]["slices"] = [quiet | {"value": f"quiet {i}"} for i in range(40)] + [
+        alarm | {"value": f"loud {i}"} for i in range(25)
+    ]
+    words = Page(telling.page(verdict)).words
+    assert words.count("✗ worse") == 25 and "quiet" not in words and "40 smaller parts without an alarm are left out" in words

@@ -12,6 +12,7 @@ ENTRIES = (  # key of the policy's preconditions, key of the facts, name, and wh
     ("max_leaked_pairs", "leaked_pairs", "Near-duplicates of the test among the training rows", "most"),
     ("min_stop_token_share", "stop_token_in_loss", "Training examples whose end-of-turn token is learnt", "least"),
 )
+MAX_PARTS = 20  # of the test that are listed, and every alarm; arbitrary
 
 
 def preconditions(verdict: dict) -> list[dict]:
@@ -66,19 +67,23 @@ def slices(verdict: dict) -> dict | None:
     found = verdict["predicate"].get("slices")
     if not found:
         return None
+    # a part whose scores all happen to be 0 or 1 does not make the metric a share
+    kind = "number" if any(one["kind"] == "number" for one in found) else "share"
     lines = []
-    for one in sorted(found, key=lambda one: (not one["alarm"], one["by"], one["value"])):
-        kind, tested = one.get("kind", "number"), one.get("difference") is not None
+    for one in sorted(found, key=lambda one: (not one["alarm"], one["by"], -one["n"], one["value"])):
+        tested = one["difference"] is not None
         lines.append({
             "by": one["by"].replace("_", " "), "value": one["value"], "n": f"{one['n']:,}", "clusters": f"{one['clusters']:,}",
             "difference": " ".join(better(one["difference"], kind)) if tested else "",
-            "ci": " to ".join(signed(end, kind, unit=False) for end in one["ci"]) if one.get("ci") else "",
-            "p_holm": p_value(one.get("p_holm")), "alarm": one["alarm"], "tested": tested, "reason": one["reason"],
+            "ci": " to ".join(signed(end, kind, unit=False) for end in one["ci"]) if tested else "",
+            "p_holm": p_value(one["p_holm"]), "alarm": one["alarm"], "tested": tested, "reason": one["reason"],
         })  # fmt: skip
-    rule = verdict["predicate"]["policy"]["document"]["slices"]
-    allowed = apart(rule["margin"], next((one["kind"] for one in found if "kind" in one), "number"))
-    metric, versus = metric_name(rule["metric"])[0], short_arm(rule["versus"])
-    return {"lines": lines, "metric": metric, "versus": versus, "allowed": allowed, "decides": rule["action"] == "reject"}
+    rule, kept = verdict["predicate"]["policy"]["document"]["slices"], max(MAX_PARTS, sum(line["alarm"] for line in lines))
+    return {
+        "lines": lines[:kept], "left_out": len(lines[kept:]), "tested": sum(line["tested"] for line in lines),
+        "metric": metric_name(rule["metric"])[0], "versus": short_arm(rule["versus"]), "allowed": apart(rule["margin"], kind),
+        "decides": rule["action"] == "reject",
+    }  # fmt: skip
 
 
 def compared(verdict: dict) -> list[dict]:
