@@ -29,8 +29,8 @@ def gate(**keys):
 def test_reads_the_demo_policy():
     policy = load_policy(POLICY)
     first = ["beats_zero_shot", "beats_few_shot", "keeps_general_ability", "stops_by_itself"]
-    assert [g.id for g in policy.gates] == [*first, "not_below_champion", "too_good"]
-    assert [g.margin for g in policy.gates] == [0.05, 0.02, 0.10, None, 0.02, 0.60] and policy.gates[3].at_least == 0.97
+    assert [g.id for g in policy.gates] == [*first, "not_below_champion", "too_good", "serves_what_it_was_trained_on", "merge_keeps_the_gain"]
+    assert [g.margin for g in policy.gates] == [0.05, 0.02, 0.10, None, 0.02, 0.60, None, 0.05] and policy.gates[3].at_least == 0.97
     assert policy.preconditions.prompting_sufficient.target == 0.95
     assert policy.gates[2].direction == "lower_is_better"
     assert all(g.required for g in policy.gates)
