@@ -90,7 +90,7 @@ def test_slices_of_a_dumped_recipe_are_the_same(tiny_recipe):
     "overrides, sentence",
     [
         (["curate.test_rows=150"], "Gate 'beats' needs 200 items, and curate.test_rows is 150"),
-        (["policy.gates=[{id: b, metric: task/exact, versus: champion, test: superiority, margin: 0}]"], "which no step measures"),
+        (["policy.gates=[{id: b, metric: task/exact, versus: champon, test: superiority, margin: 0}]"], "which no step measures"),
         (
             ["policy.gates=[{id: g, metric: general/nats_per_token, versus: base_zero_shot, test: noninferiority, margin: 0.1}]"],
             "set evaluate.general_text",
@@ -141,6 +141,19 @@ def test_too_little_general_text_is_refused(tiny_recipe, tmp_path):
     (tmp_path / "general.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
     with pytest.raises(BadInput, match="needs 50 items, and evaluate.general_text has 2 texts"):
         plan(tiny_recipe(evaluate={"general_text": "general.jsonl"}), f"policy.gates=[{gate}]")
+
+
+def test_what_will_likely_not_end_well_is_a_warning(tiny_recipe):
+    gate = "{id: b, metric: task/exact, versus: base_zero_shot, test: superiority, margin: 0.02, mde_max: 0.05}"
+    found = plan(tiny_recipe(), f"policy.gates=[{gate}]")
+    assert planning.table(found)[-1].startswith("warning: Gate 'b' wants to see 0.05 (mde_max), and 200 items show no less than 0.12")
+    assert plan(tiny_recipe()).warnings == []
+
+
+def test_a_given_test_set_is_counted(tiny_recipe, tmp_path):
+    (tmp_path / "sealed.jsonl").write_text("{}\n" * 120)
+    with pytest.raises(BadInput, match="needs 200 items, and curate.test_set has 120 rows"):
+        plan(tiny_recipe(curate={"test_set": "sealed.jsonl"}))
 
 
 def test_a_full_disk_is_unavailable(tiny_recipe, monkeypatch):
