@@ -40,7 +40,13 @@ class Outlook:
 
     @property
     def need_gib(self) -> float:
+        """Of training."""
         return max(step.need_gib for step in self.steps.values())
+
+    @property
+    def most_gib(self) -> float:
+        """Of training or of sampling, whichever needs more."""
+        return max(self.need_gib, self.sampling_gib)
 
     @property
     def fits(self) -> bool:

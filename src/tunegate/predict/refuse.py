@@ -54,7 +54,7 @@ def _what_would_fit(asked: Asked, device: Device) -> Iterator[str]:
         fitting += [everything] if _apply(asked, everything).on(device).fits else _shorter(asked, everything, device)
     fitting += _shorter(asked, {}, device)
     for change in fitting:
-        yield f"{_text(change)} ({_apply(asked, change).on(device).need_gib:.1f} GiB)"
+        yield f"{_text(change)} ({_apply(asked, change).on(device).most_gib:.1f} GiB)"
     if asked.prefer.method != "none":
         outlook = _apply(asked, NO_PREFERENCE).on(device)
         if outlook.fits:
@@ -67,13 +67,13 @@ def _what_would_fit(asked: Asked, device: Device) -> Iterator[str]:
         )
         enough = next(((count, outlook) for count, outlook in outlooks if outlook.fits), None)
         if enough:
-            how = "with sharded weights (FSDP; " if enough[1].sft.least.sharded else "("
-            yield f"resources.gpus: {enough[0]}, {how}{max(enough[1].need_gib, enough[1].sampling_gib):.1f} GiB on each)"
+            how = ", with sharded weights (FSDP; " if enough[1].sft.least.sharded else " ("
+            yield f"resources.gpus: {enough[0]}{how}{enough[1].most_gib:.1f} GiB on each)"
         larger = (gpu for gpu in GPUS.values() if gpu.memory_gib > device.memory_gib)
     for gpu in sorted(larger, key=lambda gpu: gpu.memory_gib):
         outlook = asked.on(gpu)
         if outlook.fits:
-            yield f"resources.gpu_kind: {gpu.kind} ({outlook.need_gib:.1f} of {gpu.memory_gib:.1f} GiB)"
+            yield f"resources.gpu_kind: {gpu.kind} ({outlook.most_gib:.1f} of {gpu.memory_gib:.1f} GiB)"
             break
 
 

@@ -66,7 +66,7 @@ def table(shape: Shape, recipe: Recipe) -> list[str]:
 
 def _cells(outlook: Outlook, tokens: float | None, devices: int) -> tuple[str, ...]:
     device, step = outlook.device, max(outlook.steps.values(), key=lambda one: one.need_gib)
-    least = (f"{max(step.need_gib, outlook.sampling_gib):.1f}", f"{device.memory_gib:.1f}", _checkpointing(step))
+    least = (f"{outlook.most_gib:.1f}", f"{device.memory_gib:.1f}", _checkpointing(step))
     if not outlook.fits:
         return ("no", *least, "-", "-", "-", "-")
     hours = (tokens or MILLION) / outlook.tokens_per_second / 3600
