@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from training import Work, again, at_each_step, together
+from training import again, at_each_step, together
 
 FILLED = range(3, 9)  # the steps at which the disk is full
 ROOM = 32 * 2**10  # bytes more that are left with each of these steps: each fails at another file of the checkpoint
@@ -64,31 +64,40 @@ def full_for_a_while(disk: Path, saving, step: int) -> None:
         (disk / "filler").unlink()
 
 
-def test_a_store_whose_disk_is_full_keeps_its_last_good_checkpoint(uninterrupted, disk):
+@pytest.mark.parametrize("full_at, last", [(2, 1), (3, 63)], ids=["one is left", "the older of two makes room"])
+def test_a_store_whose_disk_is_full_keeps_its_last_good_checkpoint(full_at, last, uninterrupted, disk):
     from tunegate.train.checkpoints import Checkpoints
 
-    started = again(uninterrupted)
-    work = Work(str(disk / "store"), started.run)
-    shutil.copytree(started.uri, work.uri)
-    assert work.finish(functools.partial(together, functools.partial(fill_the_store, disk), try_once)) == 4
+    work = again(uninterrupted, str(disk / "store"))
+    assert work.finish(functools.partial(together, functools.partial(fill_the_store, disk, full_at), try_once)) == 4
     error = work.store.read_json(f"training/{work.run}/error.json")
     assert error["sentence"].startswith(f"The disk of the store {work.uri} is full") and "Free some space" in error["sentence"]
     step, directory = Checkpoints(work.store, work.run).newest()
-    assert step >= FILLED[0] - 1 and (directory / "optimizer.pt").is_file()
+    assert step == last and (directory / "optimizer.pt").is_file()
     (disk / "filler").unlink()
     assert work.finish() == 0
     assert work.result["summary"]["resumed_from_step"] == step
     assert work.weights == uninterrupted.weights
 
 
-def fill_the_store(disk: Path) -> None:
-    at_each_step(functools.partial(full_from_then_on, disk))
+def fill_the_store(disk: Path, full_at: int) -> None:
+    from tunegate.train.checkpoints import Pusher
+
+    at_each_step(functools.partial(full_from_then_on, disk, full_at))
+    real = Pusher.close
+
+    def close(self):
+        assert full_at == 2 or self.wait(30)
+        real(self)
+        fill(disk, 4 * 4096)  # what was pruned last is room for the adapter
+
+    Pusher.close = close
 
 
-def full_from_then_on(disk: Path, saving, step: int) -> None:
-    if step == FILLED[0]:
+def full_from_then_on(disk: Path, full_at: int, saving, step: int) -> None:
+    if step == full_at:
         assert saving.pusher.wait(30)
-    if step >= FILLED[0]:
+    if step >= full_at:
         fill(disk, 4 * 4096)  # for the sentence
 
 

@@ -98,11 +98,13 @@ def put_rows(store: Store, name: str, **files: list[dict]) -> str:
         return store.put(name, directory)
 
 
-def again(work: Work, name: str = "again") -> Work:
-    """Give a store that holds what was asked for, and nothing done."""
-    uri = f"{work.uri}-{name}-{random.randrange(10**9)}"
-    shutil.copytree(f"{work.uri}/objects", f"{uri}/objects")
-    (work.store.__class__)(uri).write_json(f"training/{work.run}/request.json", work.store.read_json(f"training/{work.run}/request.json"))
+def again(work: Work, uri: str = "") -> Work:
+    """Give a store that holds what was asked for, and nothing done; beside the first, or where `uri` says."""
+    uri = uri or f"{work.uri}-again-{random.randrange(10**9)}"
+    asked = work.store.read_json(f"training/{work.run}/request.json")
+    for ref in asked["refs"].values():
+        shutil.copytree(f"{work.uri}/objects/{ref}", f"{uri}/objects/{ref}")
+    open_store(uri).write_json(f"training/{work.run}/request.json", asked)
     return Work(uri, work.run)
 
 

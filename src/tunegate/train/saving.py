@@ -98,7 +98,8 @@ class Saving(TrainerCallback):
             if first:
                 self._complete(directory, state.global_step, args.world_size, others, gathered, model)
         if self.lost:
-            say(f"      There is no checkpoint of step {state.global_step}. {self.lost} Training goes on.")
+            then = "" if self.stopped else " Training goes on."
+            say(f"      There is no checkpoint of step {state.global_step}. {self.lost}{then}")
         self.kept = 0 if lost or self.lost else state.global_step
         if first and self.kept:
             self.pusher.offer(directory, state.global_step)
