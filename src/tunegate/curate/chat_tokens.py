@@ -64,7 +64,7 @@ class ChatTokens:
         try:
             text = self._render([*row_form.chat(row, task.system), row["messages"][-1]], row_form.tools(row))
             return text, self._tool_problem(row, task, text)
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:  # a template is a program, too
             return "", f"the chat template refuses it: {' '.join(str(error).split())}"
 
     def _render(self, messages: list[dict], tools: list | None = None, add_generation_prompt: bool = False) -> str:
