@@ -90,3 +90,39 @@ def test_a_template_may_write_a_call_in_its_own_way():
     xml = "<function=note><parameter=text>é \"quoted\"\nline</parameter><parameter=tags>['a', 2, True, None]</parameter></function>"
     assert tool_calls.written([call], xml)
     assert not tool_calls.written([call], xml.replace("quoted", "")) and not tool_calls.written([call, LAMP], xml)
+
+
+QWEN = "<tool_call>\n<function={}>\n{}</function>\n</tool_call>"
+
+
+def parameter(name: str, value: str) -> str:
+    return f"<parameter={name}>\n{value}\n</parameter>\n"
+
+
+@pytest.mark.parametrize(
+    "output, right",
+    [
+        (QWEN.format("lamp", parameter("room", "hall") + parameter("percent", "50")), 1),
+        (QWEN.format("lamp", parameter("percent", "50.0") + parameter("room", "hall")), 1),
+        (QWEN.format("lamp", parameter("room", '"hall"') + parameter("percent", "50")), 0),
+        (QWEN.format("lamp", parameter("room", "hall") + parameter("percent", "5")), 0),
+        (QWEN.format("lamp", parameter("room", "hall")), 0),
+        (QWEN.format("lamp", parameter("room", "hall") + "percent=50"), 0),
+        ("<tool_call>lamp\n<arg_key>room</arg_key>\n<arg_value>hall</arg_value>\n<arg_key>percent</arg_key><arg_value>50</arg_value>\n"
+         "</tool_call>", 1),
+        ("<tool_call>fan\n<arg_key>room</arg_key>\n<arg_value>hall</arg_value>\n</tool_call>", 0),
+    ],
+)  # fmt: skip
+def test_a_call_written_as_xml_means_what_the_row_says(output, right):
+    assert tasks.score(TASK, output, row(LAMP)) == right
+
+
+def test_an_argument_without_a_type_takes_that_of_the_row():
+    arguments = {"text": "5", "number": 5, "flag": True, "none": None, "list": ["a", 1], "lines": "a\nb"}
+    values = {"text": "5", "number": "5", "flag": "True", "none": "null", "list": '["a", 1]', "lines": "a\nb"}
+    output = QWEN.format("note", "".join(parameter(*item) for item in values.items()))
+    assert tasks.score(TASK, output, row({"name": "note", "arguments": arguments})) == 1
+    for name, value in (("number", "five"), ("flag", "1"), ("none", ""), ("list", "a, 1"), ("lines", "a b")):
+        wrong = QWEN.format("note", "".join(parameter(*item) for item in (values | {name: value}).items()))
+        assert tasks.score(TASK, wrong, row({"name": "note", "arguments": arguments})) == 0
+    assert tasks.score(TASK, QWEN.format("fan", ""), row(FAN)) == 1

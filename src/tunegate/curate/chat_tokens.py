@@ -86,7 +86,7 @@ class ChatTokens:
         changed, added = self._added([*prompt, answer], tools)
         if changed:
             return "the model's chat template renders the prompt of a tool call in another way once it is called"
-        calls, learnt = tool_calls.called(answer), added[: added.rfind(self.names["eos_token"])] if "eos_token" in self.names else added
+        calls, learnt = tool_calls.called(answer), added.rpartition(self.names["eos_token"])[0] if "eos_token" in self.names else added
         if not tool_calls.written(calls, learnt):
             return "the model's chat template does not render tool calls, or not before the end of the turn"
         if task.checker == "tool_call" and not tool_calls.same(tool_calls.read(learnt) or [], calls):

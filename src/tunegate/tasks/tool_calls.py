@@ -2,19 +2,19 @@
 
 Read are the forms that the chat templates of common families write; arguments may be called parameters, and may be JSON in text:
 
-    <tool_call>{"name": …, "arguments": {…}}</tool_call>, once for each call     Hermes, Qwen
+    <tool_call>{"name": …, "arguments": {…}}</tool_call>, once for each call     Hermes, Qwen; or XML in it (see xml_calls)
     [TOOL_CALLS] [{"name": …, "arguments": {…}}, …]                             Mistral
     <|python_tag|>{"name": …, "parameters": {…}}                                Llama 3
     {"name": …, "arguments": {…}}, {"function": {…}}, a list of them, or several divided by ";", as the whole answer
 
-Not covered: calls written as XML or as Python; two calls are not the same where one spells out an argument's default.
+Not covered: calls written as Python; two calls are not the same where one spells out an argument's default.
 """
 
 import json
 import re
 from collections.abc import Iterator
 
-from tunegate.tasks import json_values
+from tunegate.tasks import json_values, xml_calls
 
 HERMES = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)  # as in vLLM, the last may lack its end
 MARKS = ("[TOOL_CALLS]", "<|python_tag|>")
@@ -62,19 +62,29 @@ def read(text: str) -> list[dict] | None:
     if not parts:
         calls = _calls(text)
         return calls if calls is not None else []
-    found = [_calls(part) for part in parts]
+    found = [_calls(part) or _xml_call(part) for part in parts]
     return None if None in found else [call for calls in found for call in calls]
 
 
 def same(some: list[dict], others: list[dict]) -> bool:
-    """Say whether both are the same calls, as JSON values, in any order."""
+    """Say whether both are the same calls, as JSON values, in any order; arguments in `some` may be untyped."""
     left = list(others)
     for call in some:
-        place = next((i for i, other in enumerate(left) if json_values.same(call, other)), None)
+        place = next((i for i, other in enumerate(left) if _same_call(call, other)), None)
         if place is None:
             return False
         del left[place]
     return not left
+
+
+def _same_call(call: dict, other: dict) -> bool:
+    got, want = call["arguments"], other["arguments"]
+    if call["name"] != other["name"] or got.keys() != want.keys():
+        return False
+    return all(
+        xml_calls.means(got[key], want[key]) if isinstance(got[key], xml_calls.Untyped) else json_values.same(got[key], want[key])
+        for key in got
+    )
 
 
 def written(calls: list[dict], text: str) -> bool:
@@ -98,6 +108,11 @@ def _calls(text: str) -> list[dict] | None:
         return None
     calls = [_call(one) for value in values for one in (value if isinstance(value, list) else [value])]
     return calls if calls and None not in calls else None
+
+
+def _xml_call(text: str) -> list[dict] | None:
+    call = xml_calls.read(text)
+    return None if call is None else [call]
 
 
 def _values(text: str) -> Iterator:
