@@ -1,5 +1,6 @@
 """Train an adapter on pairs with TRL: DPO against its frozen self, KTO on single answers, or ORPO without a reference."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,8 +73,10 @@ def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Pa
 
 def longest(pair: dict, tokenizer) -> int:
     """Count the tokens of the longer of a pair's two conversations, or of a labelled answer's only one."""
-    answers = [pair[side] for side in ("chosen", "rejected", "completion") if side in pair]
-    return max(len(tokenizer.apply_chat_template([*pair["prompt"], *answer], return_dict=True)["input_ids"]) for answer in answers)
+    answers, tools = [pair[side] for side in ("chosen", "rejected", "completion") if side in pair], json.loads(pair.get("tools") or "null")
+    return max(
+        len(tokenizer.apply_chat_template([*pair["prompt"], *answer], tools=tools, return_dict=True)["input_ids"]) for answer in answers
+    )
 
 
 def stop_token_share(dataset, eos: int) -> float:
@@ -104,8 +107,6 @@ def builder(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, tok
 
 def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task: Task, batch, checkpointing, scratch: Path):
     """Make TRL's trainer for a PeftModel. Given a trained adapter, DPO and KTO keep a frozen copy of it as the reference."""
-    from datasets import Dataset
-
     from tunegate.train.arguments import common, drop_printer, quiet
     from tunegate.train.model import keep_attention, train_in_float32
     from tunegate.train.running import take
@@ -127,7 +128,7 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
 
             smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
             arguments = DPOConfig(**shared, **reference, **smoothing, loss_type=[config.loss_type])
-            trainer = DPOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+            trainer = DPOTrainer(model=model, args=arguments, train_dataset=_table(pairs), processing_class=tokenizer)
         elif config.method == "kto":
             from trl import KTOConfig, KTOTrainer
 
@@ -135,7 +136,7 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
             # training, or one with another micro-batch, exchanges the same.
             couples = shared | {"per_device_train_batch_size": config.rows_together}
             arguments = KTOConfig(**couples, **reference, **kto.weights(pairs))
-            trainer = KTOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+            trainer = KTOTrainer(model=model, args=arguments, train_dataset=_table(pairs), processing_class=tokenizer)
             take(trainer, batch)
         else:
             import os
@@ -144,10 +145,21 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
             from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
             arguments = ORPOConfig(**shared, remove_unused_columns=False)
-            trainer = ORPOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+            trainer = ORPOTrainer(model=model, args=arguments, train_dataset=_table(pairs), processing_class=tokenizer)
     drop_printer(trainer)
     train_in_float32(trainer.model)
     return trainer
+
+
+def _table(examples: list[dict]):
+    """Make TRL's table of pairs or answers; it takes its columns from the first row.
+
+    Where the arguments of tool calls differ they are kept as JSON: in one structure each call would get those of all others, as null.
+    """
+    from datasets import Dataset
+
+    none = {"tools": None} if any("tools" in example for example in examples) else {}
+    return Dataset.from_list([none | example for example in examples], on_mixed_types="use_json")
 
 
 def precomputes(config: Prefer) -> bool:
