@@ -100,6 +100,7 @@ def test_slices_of_a_dumped_recipe_are_the_same(tiny_recipe):
         (["serve.max_model_len=8192"], "reads at most 4096 tokens"),
         (["deploy.target=kserve"], "needs deploy.image with its digest"),
         (["resources.gpu_memory_gib=0.9"], "Training needs at least"),
+        (["sft.method=full", "sft.load_in_4bit=false"], "prefer goes on with an adapter, and sft.method is full"),
     ],
 )
 def test_what_could_never_end_well_is_refused(tiny_recipe, overrides, sentence):
@@ -134,6 +135,22 @@ def test_a_base_model_without_a_chat_template_is_refused(tiny_recipe, tmp_path):
         plan(recipe)
     (tmp_path / "base" / "chat_template.jinja").write_text("{{ messages }}")
     plan(recipe)
+
+
+@pytest.mark.parametrize(
+    "saved, format_",
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"4 bits \(bitsandbytes\)"),
+        ({"quant_method": "gptq", "bits": 8}, r"8 bits \(gptq\)"),
+        ({"quant_method": "fp8"}, "fp8"),
+    ],
+)
+def test_a_quantised_base_model_is_refused(tiny_recipe, tmp_path, saved, format_):
+    recipe = tiny_recipe()
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    (tmp_path / "base/config.json").write_text(json.dumps(config | {"quantization_config": saved}))
+    with pytest.raises(BadInput, match=f"already quantised to {format_}. Give its 16-bit weights, since merge needs them"):
+        plan(recipe)
 
 
 def test_too_little_general_text_is_refused(tiny_recipe, tmp_path):

@@ -9,15 +9,21 @@ from tunegate import rows, tasks
 from tunegate.recipe import Task
 from tunegate.steps import say
 from tunegate.train.model import load_base
+from tunegate.train.spread import device_map
 
 TOKENS_AT_ONCE = 32  # after so many new tokens, rows that have ended leave the batch; most answers are shorter
 
 
 def merged_model(base: Path, adapter: Path):
-    """Load the base in bfloat16 with the adapter merged in: the weights that will be served, not the 4-bit ones."""
+    """Load the base in bfloat16 with the adapter merged in: the weights that will be served, not the 4-bit ones.
+
+    Raises:
+        BadInput: they fit neither on this process' GPU nor on all of this machine.
+    """
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_base(base, attention="sdpa"), adapter).merge_and_unload().eval()
+    loaded = load_base(base, attention="sdpa", device_map=device_map(base))
+    return PeftModel.from_pretrained(loaded, adapter).merge_and_unload().eval()
 
 
 @torch.inference_mode()

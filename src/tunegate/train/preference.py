@@ -6,11 +6,14 @@ from pathlib import Path
 
 from tunegate import rows
 from tunegate.errors import BadInput
+from tunegate.predict.unsuited import refuse_full
 from tunegate.recipe import Prefer, Sft, Task
 from tunegate.steps import Inputs, say
 from tunegate.train import kto
 from tunegate.train.batch import by_length, first_process, processes, whole
 from tunegate.train.pairs import PAIRS
+from tunegate.train.record import read_record, with_preference, write_record
+from tunegate.train.sharding import hold_whole
 
 REFERENCE_ROWS = 8  # pairs scored at once by the reference, without gradients; arbitrary
 
@@ -18,7 +21,7 @@ REFERENCE_ROWS = 8  # pairs scored at once by the reference, without gradients; 
 def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
     """Train as tunegate.train.job does, and score the result on dev."""
     from tunegate.train.generate import dev_score, merged_model
-    from tunegate.train.model import load_tokenizer
+    from tunegate.train.model import load_tokenizer, release_memory
     from tunegate.train.running import Attempt
 
     settings, task = Prefer.model_validate(config["prefer"]), Task.model_validate(config["task"])
@@ -26,6 +29,7 @@ def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
     base, trained = inputs["base"], output / "adapter"
     pairs = list(rows.read_json_lines(inputs["pairs"] / PAIRS))
     summary = train_on_pairs(settings, Sft.model_validate(config["sft"]), task, base, inputs["adapter"], pairs, trained, attempt)
+    release_memory()  # the merged model may need all GPUs
     if first_process():
         summary["exact_dev_after"] = dev_score(merged_model(base, trained), load_tokenizer(base), inputs["data"], task)
     return summary
@@ -45,8 +49,8 @@ def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Pa
     from tunegate.train.model import load_tokenizer, save_adapter
     from tunegate.train.running import Attempt, run
 
-    if sft.method == "full":
-        raise BadInput("prefer goes on with an adapter, and sft.method is full. Set prefer.method: none, or sft.method: lora.")
+    refuse_full(sft)
+    hold_whole()
     tokenizer = load_tokenizer(base)
     fit = [pair for pair in pairs if longest(pair, tokenizer) <= task.max_length]
     what = "labelled answers" if config.method == "kto" else "pairs"
@@ -59,6 +63,9 @@ def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Pa
     ran = run("prefer", config, attempt or Attempt(), build)
     if first_process():
         save_adapter(ran.trainer.model, tokenizer, output)
+        learnt = {"method": config.method, "examples": len(fit), "steps": ran.summary["steps"],
+                  "stop_token_in_loss": stop_token_share(ran.trainer.train_dataset, tokenizer.eos_token_id)}  # fmt: skip
+        write_record(output, with_preference(read_record(adapter), learnt))
     shutil.rmtree(output.parent / ".trainer", ignore_errors=True)
     return ran.summary | weights | {"examples_too_long": len(pairs) - len(fit)}
 
@@ -67,6 +74,14 @@ def longest(pair: dict, tokenizer) -> int:
     """Count the tokens of the longer of a pair's two conversations, or of a labelled answer's only one."""
     answers = [pair[side] for side in ("chosen", "rejected", "completion") if side in pair]
     return max(len(tokenizer.apply_chat_template([*pair["prompt"], *answer], return_dict=True)["input_ids"]) for answer in answers)
+
+
+def stop_token_share(dataset, eos: int) -> float:
+    """Give the share of preferred answers that hold the end-of-turn token, counted in the ids that TRL trains on."""
+    (name,) = {"chosen_ids", "completion_ids", "chosen_labels"} & set(dataset.column_names)  # of DPO, KTO and ORPO
+    preferred = dataset["label"] if name == "completion_ids" else [True] * len(dataset)
+    answers = [ids for ids, wanted in zip(dataset[name], preferred, strict=True) if wanted]
+    return sum(eos in ids for ids in answers) / len(answers)
 
 
 def builder(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, tokenizer, pairs: list[dict], scratch: Path) -> Callable:
