@@ -91,6 +91,18 @@ def report(
     print(f"\n{page}")
 
 
+@app.command(rich_help_panel=RUN)
+def verdict(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A verdict.json, or the directory that gate wrote.", show_default=False)],
+):
+    """Tell a verdict on one screen. What it says is shown, not proven."""
+    from tunegate.report import verdict as telling
+
+    found, directory = telling.read_verdict(path)
+    text = telling.summary(found, telling.signature_beside(directory))
+    print(telling.coloured(text, found["decision"]) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text)
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.", show_default=False)]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version.", show_default=False)]
 

@@ -1,6 +1,8 @@
 """One subcommand a step, on plain files and directories: to try a step alone, or to mend one by hand."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -108,29 +110,42 @@ def baseline(base: Base, data: Data, output: Output, recipe: RecipeOption = None
     tell(work(base, data, empty(output), s.baseline, s.task, s.evaluate, s.serve, s.policy, _digest(base)), output)
 
 
+StoreOption = Annotated[str, typer.Option("--store", help="Where what is worked on is kept: a directory or s3://bucket/prefix.")]
+
+
 @app.command(rich_help_panel=PANEL)
 def sft(
     base: Base,
     data: Data,
     output: Output,
-    replay: Annotated[Path | None, typer.Option(help="replay.jsonl that baseline wrote; general rows against forgetting.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="replay.jsonl that baseline wrote; general rows against forgetting.", exists=True, dir_okay=False)
+    ] = None,
     recipe: RecipeOption = None,
+    store: StoreOption = "runs/store",
     set_: SetOption = NOTHING,
 ):
-    """Train an adapter on train.jsonl."""
-    from tunegate.train.sft import sft as work
+    """Train an adapter on train.jsonl. Started again after it was stopped or killed, it goes on from its last checkpoint."""
+    from tunegate.train.sft import sft_step
 
-    s = settings(recipe, set_)
-    tell(work(s.sft, s.task, base, data / "train.jsonl", empty(output), replay), output)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {"base": base, "data": data}
+        if replay is not None:
+            (Path(scratch) / "replay.jsonl").symlink_to(replay.absolute())
+            files["replay"] = Path(scratch)
+        _train("sft", sft_step, settings(recipe, set_), ("sft", "task"), store, files, output)
 
 
 @app.command(rich_help_panel=PANEL)
-def prefer(base: Base, adapter: Adapter, data: Data, output: Output, recipe: RecipeOption = None, set_: SetOption = NOTHING):
-    """Improve an adapter by DPO on pairs mined from its own answers."""
-    from tunegate.train.prefer import prefer as work
+def prefer(
+    base: Base, adapter: Adapter, data: Data, output: Output, recipe: RecipeOption = None, store: StoreOption = "runs/store",
+    set_: SetOption = NOTHING,
+):  # fmt: skip
+    """Improve an adapter by DPO, KTO or ORPO, on the data's own pairs or on pairs mined from its answers. Goes on as sft does."""
+    from tunegate.train.prefer import prefer_step
 
-    s = settings(recipe, set_)
-    tell(work(s.prefer, s.sft, s.task, base, adapter, data, empty(output)), output)
+    files = {"base": base, "adapter": adapter, "data": data}
+    _train("prefer", prefer_step, settings(recipe, set_), ("prefer", "task", "sft"), store, files, output)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -209,7 +224,6 @@ def policy(
 
 
 Verdict = directory("What gate wrote: verdict.json and its evidence.")
-StoreOption = Annotated[str, typer.Option("--store", help="Where the model is kept: a directory or s3://bucket/prefix.")]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -245,19 +259,43 @@ def deploy(
 
 
 STORED_AS = {  # as the pipeline names them, so that the same files get the same reference
-    "model": "merge-model", "verdict": "gate-verdict", "version": "register-version", "data": "curate-data", "results": "evaluate-results",
+    "base": "base", "adapter": "sft-adapter", "replay": "baseline-replay", "model": "merge-model", "verdict": "gate-verdict",
+    "version": "register-version", "data": "curate-data", "results": "evaluate-results",
 }  # fmt: skip
 
 
 def _step(work, recipe: Recipe, sections: tuple[str, ...], store_uri: str, files: dict[str, Path], output: Path) -> Result:
     """Call a step that works on references: its directories go into the store first."""
+    config, inputs = _asked(recipe, sections, store_uri, files)
+    empty(output).mkdir(exist_ok=True)
+    return work(config, inputs, output)
+
+
+def _train(name: str, work, recipe: Recipe, sections: tuple[str, ...], store_uri: str, files: dict[str, Path], output: Path) -> None:
+    """Call a step that trains, on this machine, and copy the adapter that it leaves in the store to `output`."""
+    from tunegate import digests, steps
+
+    output = empty(output).resolve()
+    config, inputs = _asked(recipe, sections, store_uri, files)
+    # The key names the training in the store: the same files and settings go on with it, and others begin their own.
+    key = digests.digest_json({"step": name, "config": config, "code": steps.code_of(name), "inputs": inputs.refs})
+    result = work(config, Inputs(inputs.refs, inputs.store, key, {"hourly_price": recipe.resources.hourly_price}), output)
+    partial = output.with_name(f".{output.name}.partial")  # renamed when whole, so that a later start finds all of it or nothing
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(inputs.store.get(result["adapter"]), partial, ignore=shutil.ignore_patterns("MANIFEST.json"))
+    partial.replace(output)
+    result.when_kept()
+    tell(result, output)
+
+
+def _asked(recipe: Recipe, sections: tuple[str, ...], store_uri: str, files: dict[str, Path]) -> tuple[dict, Inputs]:
+    """Give what a step is called with: its slice of the recipe, and the references of directories that are now in the store."""
     from tunegate.store import open_store
 
     store = open_store(store_uri if "://" in store_uri else str(Path(store_uri).resolve()))
     refs = {name: store.put(STORED_AS[name], path) for name, path in files.items()}
     document = recipe.model_dump(mode="json", by_alias=True) | {"recipe_name": recipe.name}
-    empty(output).mkdir(exist_ok=True)
-    return work({section: document[section] for section in sections}, Inputs(refs, store), output)
+    return {section: document[section] for section in sections}, Inputs(refs, store)
 
 
 def _digest(directory: Path) -> str:

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunegate import digests, prompts, recipe, results, rows
+from tunegate import digests, ledger, prompts, recipe, results, rows
 from tunegate.errors import BadInput, Refused
 from tunegate.local_file import with_local_file
 from tunegate.measurement import Measurement
@@ -59,7 +59,7 @@ def evaluate(
 
     Args:
         base: the base model as it was trained on; with it, the prompts that are served are held against those of training.
-        store: where answers are kept as they come; None keeps none.
+        store: where answers are kept as they come, and the ledger of the sealed test; None keeps neither.
 
     Raises:
         Refused: the engine here is not the one that the baseline was measured on.
@@ -68,13 +68,16 @@ def evaluate(
     started = time.monotonic()
     dev, test = read_split(data, "dev"), read_split(data, "test")
     asked = prompts.candidate(test, task)
+    if store is not None:
+        number = ledger.record(store, digests.sha256_file(data / "test.jsonl"), model_digest)
+        say(f"      evaluate: candidate number {number} on this sealed test")
     measured = Measurement(task, settings, "evaluate", store)
     with serve_when_asked(model, serve_config) as server:
         measured.of(server, model_digest)
         measured.ask("candidate", "dev", dev, prompts.candidate(dev, task))
         measured.ask("candidate", "test", test, asked)
         if base is not None:
-            measured.items += same_prompt(measured.served_prompts(asked), base, test, asked, measured.items)
+            measured.items += same_prompt(measured.served_prompts(asked, test), base, test, asked, measured.items)
         measured.read_general("candidate")
         measured.time_first_tokens("candidate", asked, test)
     for rival in rivals:

@@ -19,6 +19,7 @@ from tunegate.errors import BadInput, Unavailable
 from tunegate.gate.planning import Sizes, check_policy
 from tunegate.predict import shape as shapes
 from tunegate.predict import table as predicted
+from tunegate.predict.unsuited import refuse_full, refuse_quantised
 from tunegate.recipe import Recipe, parse_recipe
 from tunegate.store import Store, open_store
 
@@ -112,7 +113,7 @@ def plan(recipe: Recipe, champion: dict | None = None) -> Plan:
         found.unchecked.append(f"whether {recipe.store} answers, which the first step asks")
     _check_sources(recipe, store, found)
     _check_policy(recipe, store, found)
-    _check_lengths(recipe)
+    _check_sections_agree(recipe)
     base = _check_base(recipe, store, found)
     _check_disk(recipe, base, found)
     return found
@@ -191,7 +192,9 @@ def _lines(address: str, store: Store, found: Plan) -> int | None:
     return sum(1 for file in files for line in file.read_bytes().splitlines() if line.strip())
 
 
-def _check_lengths(recipe: Recipe) -> None:
+def _check_sections_agree(recipe: Recipe) -> None:
+    if recipe.prefer.method != "none":
+        refuse_full(recipe.sft)
     if recipe.task.max_new_tokens >= recipe.serve.max_model_len:
         raise BadInput(
             f"task.max_new_tokens is {recipe.task.max_new_tokens} and serve.max_model_len {recipe.serve.max_model_len}: "
@@ -211,6 +214,7 @@ def _check_base(recipe: Recipe, store: Store, found: Plan) -> Path | None:
     if config is None:
         found.unchecked.append("GPU memory, hours and cost, which need the base model's config.json")
         return base
+    refuse_quantised(config, recipe.base_model)
     shape = shapes.read_shape(config)
     if shape is None:
         found.unchecked.append(f"GPU memory, hours and cost: {config.get('model_type', 'this model')} is not built like Llama")

@@ -55,6 +55,8 @@ def test_a_promoted_model_goes_all_the_way(recipe, tmp_path, capfd):
     assert "[ 9/13] gate: " in said and "given adapter baseline data model report results" in said
     assert "KFP Executor" not in said and "executor_input" not in said
     assert "talk     tunegate serve tunegate@champion" in said
+    curves = [path.read_text() for path in sorted(here.glob("kfp/**/curve"))]
+    assert len(curves) == 2 and all("given base" in page or "given adapter base" in page for page in curves), "of sft and of prefer"
 
 
 def test_a_rejected_model_goes_no_further_and_the_run_ends_well(recipe, tmp_path, monkeypatch):

@@ -91,8 +91,9 @@ def make(
     (adapter / "adapter.txt").write_text(f"{answer} {candidate_right}")
     (adapter / "training.json").write_text('{"stop_token_in_loss": 1.0}')
     refs = {"model": store.put("merge-model", model), "adapter": store.put("sft-adapter", adapter), "data": store.put("curate-data", data)}
-    _write_arm(tmp_path / "baseline", "base_zero_shot", rows, {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)})
-    _write_arm(tmp_path / "results", "candidate", rows, said)
+    base = {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)}
+    _write_arm(tmp_path / "baseline", "base_zero_shot", "base_zero_shot", rows, base)
+    _write_arm(tmp_path / "results", "candidate", refs["model"].rpartition("/")[2], rows, said)
     facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs), "champion": champion, "stop_token_in_loss": 1.0}
     facts |= curation_facts(data, report) | {"files": files_of(store.manifest(refs["model"]))}
     gate(policy, [tmp_path / "baseline", tmp_path / "results"], tmp_path / "verdict", facts)
@@ -108,7 +109,7 @@ def registered(world: World, directory: Path) -> Result:
     return run(register_step, world, directory, config(), verdict=world.refs["verdict"], model=world.refs["model"])
 
 
-def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]) -> None:
+def _write_arm(directory: Path, arm: str, digest: str, rows: list[dict], said: dict[str, str]) -> None:
     asked = prompts.candidate(rows, TASK)
     items = []
     for row, messages in zip(rows, asked, strict=True):
@@ -118,7 +119,7 @@ def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]
         about |= {"prompt_tokens": 3, "completion_tokens": 2, "latency_seconds": 0.1}
         items.append(results.item(arm, "test", row["id"], "task/exact", float(output == right), **about))
     record = {
-        "model_digest": arm, "engine": ENGINE, "chat_template_sha256": "c" * 64, "sampling": {"temperature": 0.0}, "few_shot": None,
+        "model_digest": digest, "engine": ENGINE, "chat_template_sha256": "c" * 64, "sampling": {"temperature": 0.0}, "few_shot": None,
         "seconds": 1.0, "items": len(rows),
     }  # fmt: skip
     results.write_results(directory, items, {arm: record})

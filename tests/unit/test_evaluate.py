@@ -18,7 +18,8 @@ from tunegate.store import open_store
 
 TASK = recipe.Task(system="Short.", zero_shot_system="Long and full.", checker="label", max_new_tokens=6)
 SERVE = recipe.Serve(max_model_len=128)
-TRAINED = {"lights now": "ON", "fan now": "FAN", "radio please": "RADIO", "radio now": "RADIO"}
+DEV = {f"{what} {when}": what.upper() for what in ("lights", "fan", "radio") for when in ("today", "later", "please")}
+TRAINED = DEV | {"radio now": "RADIO"}
 
 
 def row(question, answer):
@@ -31,9 +32,9 @@ def place(tmp_path, monkeypatch):
     """Lay out curated data, general text, replay prompts, a base model that knows little and one that was trained."""
     monkeypatch.setenv("TUNEGATE_SERVE_PYTHON", fake_engine.install(tmp_path / "environment"))
     splits = {
-        "train": [row("lights on", "ON"), row("lights up", "ON"), row("fan on", "FAN"), row("door open", "OPEN")],
-        "dev": [row("lights now", "ON"), row("fan now", "FAN"), row("radio please", "RADIO")],
-        "test": [row("lights then", "ON"), row("fan then", "FAN"), row("radio now", "RADIO")],
+        "train": [row("lights on", "LIGHTS"), row("lights up", "LIGHTS"), row("fan on", "FAN"), row("door open", "OPEN")],
+        "dev": [row(*asked) for asked in DEV.items()],
+        "test": [row("lights then", "LIGHTS"), row("fan then", "FAN"), row("radio now", "RADIO")],
     }
     data = tmp_path / "data"
     data.mkdir()
@@ -93,7 +94,7 @@ def test_baseline_measures_the_base_model_and_chooses_its_few_shot_prompt_on_dev
 def test_items_say_what_was_asked_and_answered(place):
     run_baseline(place)
     items = {(item["arm"], item["split"], item["item_id"], item["metric"]): item for item in results.read_items(place.output / "results")}
-    assert len(items) == 2 * (5 * 3 + 2 * 3) + 2
+    assert len(items) == 2 * (5 * 9 + 2 * 3) + 2
     item = items["base_zero_shot", "test", "id of fan then", "task/finish_stop"]
     assert (item["score"], item["finish_reason"], item["output"]) == (0.0, "length", " ".join(["unknown"] * 6))
     assert (item["cluster_id"], item["task_type"], item["completion_tokens"]) == ("cluster of fan then", "FAN", 6)

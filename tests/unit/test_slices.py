@@ -75,7 +75,7 @@ def test_lower_can_be_better(lame):
     _, _, predicate = judged(rule, lame)
     assert not any(entry["alarm"] for entry in predicate["slices"])
     for item in lame:
-        if item["arm"] == "candidate":
+        if (item["arm"], item["split"]) == ("candidate", "test"):
             item["latency_seconds"] += 2.0
     _, _, predicate = judged(rule, lame)
     assert all(entry["alarm"] and entry["difference"] < 0 for entry in predicate["slices"])
@@ -95,17 +95,18 @@ def test_without_a_champion_there_is_nothing_to_compare_slices_with(lame):
     assert "The slices were not judged: there is no champion to compare with." in predicate["warnings"]
 
 
-def test_many_slices_without_an_effect_rarely_alarm():
-    """Ten slices at the edge of the margin, 300 times: without the correction four runs in ten would alarm."""
+def test_many_slices_without_an_effect_rarely_alarm(monkeypatch):
+    """Ten slices at the edge of the margin, 200 times: without the correction four runs in ten would alarm."""
     rows = [
         results.item(arm, "test", str(number), "task/exact", 0.0, task_type=str(number % 10))
         for number in range(400) for arm in ("candidate", "base_few_shot")
     ]  # fmt: skip
+    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels collects garbage each time, which takes longer than all the rest
     held, rng = evidence(rows), np.random.default_rng(5)
     alarmed = uncorrected = 0
-    for _ in range(300):
+    for _ in range(200):
         found = judge_slices(policy(by=["task_type"], margin=0.0), held.assign(score=rng.integers(0, 2, 800).astype(float)))
         alarmed += any(entry["alarm"] for entry in found)
         uncorrected += any(entry["p"] <= 0.05 for entry in found)
-    assert alarmed / 300 <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
-    assert uncorrected / 300 > 0.2
+    assert alarmed / 200 <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+    assert uncorrected / 200 > 0.2

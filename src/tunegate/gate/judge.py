@@ -10,7 +10,7 @@ from tunegate.gate.measures import CANDIDATE, KEY, kind_of
 from tunegate.gate.policy import Gate, Policy
 from tunegate.gate.verdict import Unusable
 from tunegate.gate.wording import apart, number, shown, signed
-from tunegate.tasks import as_label
+from tunegate.tasks.text import as_label
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def check_policy(recipe: Recipe, sizes: Sizes) -> Outlook:
             raise BadInput(f"Gate '{gate.id}' needs {needed} items, and {source}. It could never pass: give it more items.")
         _foresee(gate, policy, items, found)
     if policy.slices is not None:
-        _refuse_unmeasured(recipe, "The policy's slices", policy.slices.metric, policy.slices.versus)
+        _refuse_unmeasured(recipe, "The policy, in slices,", policy.slices.metric, policy.slices.versus)
         items, source = _items(recipe, sizes, policy.slices.metric)
         if items is not None and items < policy.slices.min_n:
             found.warnings.append(f"Slices of fewer than {policy.slices.min_n} items are not tested, and {source}: there will be no alarm.")
@@ -66,7 +66,7 @@ def check_policy(recipe: Recipe, sizes: Sizes) -> Outlook:
 def _refuse_unmeasured(recipe: Recipe, who: str, metric: str, versus: str | None) -> None:
     if versus is not None and versus not in ARMS:
         raise BadInput(f"{who} compares with '{versus}', which no step measures. Known: {', '.join(ARMS)}.")
-    if "adapter" in (versus, metric.rpartition("_")[2]) and (why := _no_adapter(recipe)):
+    if (versus == "adapter" or metric == "parity/same_as_adapter") and (why := _no_adapter(recipe)):
         raise BadInput(f"{who} compares with the unmerged adapter, and {why}. It could never pass: remove it, or mend the recipe.")
     if metric.startswith("general/") and not recipe.evaluate.general_text:
         raise BadInput(f"{who} needs {metric}; set evaluate.general_text to a JSONL file of held general text.")
