@@ -13,9 +13,10 @@ MAX_FALSE_PROMOTION, MIN_COVERAGE, MAX_COVERAGE = 0.06, 0.93, 0.97
 
 
 def run_cell(design: Design, runs: int, seed: int = 0) -> dict:
-    """Give the rates of one cell, among the runs whose design the gate accepts, and the share that it refuses.
+    """Give the rates of one cell and the share of runs that the gate refuses.
 
-    promoted_*: the bound passes although the truth is just not good enough. covered_*: the 95 % interval holds the truth.
+    promoted_*: the bound passes although the truth is just not good enough, of all runs: what is refused is not promoted.
+    covered_*: the 95 % interval holds the truth, of the runs not refused, as all that follows.
     mde: declared on average where there is no effect. power: the bound passes where the truth is that mde. share_*: of the
     candidate's share of right answers, tested against its own truth; its power is that against a threshold lower by its mde.
     """
@@ -24,7 +25,7 @@ def run_cell(design: Design, runs: int, seed: int = 0) -> dict:
     worse = _judge(design, -MARGIN, -MARGIN, runs, rng)
     found = {
         "items": int(sizes_of(design).sum()), "refused": none["refused"], "effective_clusters": none["effective_clusters"],
-        "promoted_superior": none["promoted"], "promoted_noninferior": worse["promoted"], "mde": none["mde"],
+        "promoted_superior": none["promoted_of_all"], "promoted_noninferior": worse["promoted_of_all"], "mde": none["mde"],
         "covered_no_effect": none["covered"], "covered_margin": worse["covered"], "exact": none["exact"],
     }  # fmt: skip
     if none["refused"] < 0.5:
@@ -44,7 +45,7 @@ def outcome(found: dict, runs: int, tolerance: float = 0.0) -> str:
         return "too few clusters"
     accepted, said = round(runs * (1 - found["refused"])), []
     for name, rate in found.items():
-        if "promoted" in name and _above(rate, MAX_FALSE_PROMOTION, accepted, tolerance):
+        if "promoted" in name and _above(rate, MAX_FALSE_PROMOTION, runs, tolerance):
             said.append("false promotion")
         if "covered" in name and _above(1 - rate, 1 - MIN_COVERAGE, accepted, tolerance):
             said.append("coverage")
@@ -83,10 +84,11 @@ def _judge(design: Design, effect: float, threshold: float, runs: int, rng: np.r
     names = ("promoted", "covered", "mde", "effective_clusters", "exact")
     means = np.mean(rows, axis=0).tolist() if rows else [np.nan] * len(names)
     judged = dict(zip(names, means, strict=True)) | {"refused": 1 - len(rows) / runs}
+    judged["promoted_of_all"] = sum(row[0] for row in rows) / runs
     if shares:
         passed, covered, low, mde = np.array(shares, dtype=float).T
         power = (low >= truth - mde.mean()).mean()
-        judged |= {"share_promoted": passed.mean(), "share_covered": covered.mean(), "share_mde": mde.mean(), "share_power": power}
+        judged |= {"share_promoted": passed.sum() / runs, "share_covered": covered.mean(), "share_mde": mde.mean(), "share_power": power}
     return judged
 
 

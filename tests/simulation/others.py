@@ -102,7 +102,7 @@ OTHERS = list(_others())
 
 
 def run_other(other: Other, runs: int, seed: int = 0) -> dict:
-    """Give the rates of false promotion and coverage, among the runs that are not refused, and the share of refusals."""
+    """Give the rates of false promotion, of all runs, of coverage, of those not refused, and of refusals."""
     rng = np.random.default_rng([seed, other.clusters, other.size, *other.name.encode()])
     index = np.repeat(np.arange(other.clusters), other.size)
     resamples, resample.RESAMPLES = resample.RESAMPLES, RESAMPLES
@@ -119,4 +119,10 @@ def run_other(other: Other, runs: int, seed: int = 0) -> dict:
     promoted, covered = np.mean(rows, axis=0) if rows else (np.nan, np.nan)
     # quantiles rest on order statistics, of which no two are as close as the level asks: their bounds are conservative, as exact ones
     exact = float(not other.name.startswith("ratio of means"))
-    return {"items": len(index), "promoted": promoted, "covered": covered, "refused": 1 - len(rows) / runs, "exact": exact}
+    return {
+        "items": len(index),
+        "promoted": promoted * len(rows) / runs,
+        "covered": covered,
+        "refused": 1 - len(rows) / runs,
+        "exact": exact,
+    }

@@ -38,7 +38,7 @@ def main() -> int:
     options = parser.parse_args()
     started = time.perf_counter()
     cells = Parallel(options.jobs, return_as="generator")(delayed(run_cell)(design, options.runs) for design in designs())
-    print(f"Differences and shares, {options.runs:,} runs a cell; rates in % of the runs that are not refused.\n")
+    print(f"Differences and shares, {options.runs:,} runs a cell; false promotion in % of all runs, the rest in % of those not refused.\n")
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * 2}{'--:|' * (len(HEAD) - 3)}---|", flush=True)
     results = []
     for design, found in zip(designs(), cells, strict=True):
