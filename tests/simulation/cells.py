@@ -35,7 +35,7 @@ def run_cell(design: Design, runs: int, seed: int = 0) -> dict:
 
 
 def outcome(found: dict, runs: int, tolerance: float = 0.0) -> str:
-    """Say whether a cell holds: "holds", "holds, exact bounds", "too few clusters", or what breaks.
+    """Say whether a cell holds: "holds", "holds, conservative", "too few clusters", or what breaks.
 
     Args:
         tolerance: chance with which a cell exactly at a limit may be called broken; 0 compares the bare rates with the limits.
@@ -52,12 +52,12 @@ def outcome(found: dict, runs: int, tolerance: float = 0.0) -> str:
         if name in ("power", "share_power") and _above(1 - rate, 1 - POWER, accepted, tolerance or 0.001):
             said.append("power")
     wide = [name for name, rate in found.items() if "covered" in name and _above(rate, MAX_COVERAGE, accepted, tolerance)]
-    # exact bounds are conservative; the share's always has one, the difference's where few pairs are discordant
+    # bounds that are exact for discrete laws hold too often, and no more: a share's always are, a difference's of few discordant pairs
     if any(not name.startswith("share") for name in wide) and found["exact"] < 0.05:
         said.append("coverage above 97 %")
     if said:
         return "breaks: " + ", ".join(dict.fromkeys(said))
-    return "holds, exact bounds" if wide else "holds"
+    return "holds, conservative" if wide else "holds"
 
 
 def _above(rate: float, limit: float, runs: int, tolerance: float) -> bool:

@@ -117,7 +117,7 @@ def run_other(other: Other, runs: int, seed: int = 0) -> dict:
             pass
     resample.RESAMPLES = resamples
     promoted, covered = np.mean(rows, axis=0) if rows else (np.nan, np.nan)
-    # quantiles rest on order statistics, of which no two are as close as the level asks: their bounds are conservative, as exact ones
+    # quantiles and labels take few values, so that their bounds are conservative as exact ones of shares are
     exact = float(not other.name.startswith("ratio of means"))
     return {
         "items": len(index),

@@ -1,26 +1,14 @@
-"""Judge one gate: match the items of two arms, estimate, bound, compare with the policy, and say it in a sentence."""
-
-from dataclasses import dataclass
+"""Judge one gate: estimate, bound, compare with the policy, and say it in a sentence."""
 
 import numpy as np
 import pandas as pd
 
 from tunegate.gate import quantiles, resample, stats
-from tunegate.gate.measures import CANDIDATE, KEY, kind_of
+from tunegate.gate.measures import kind_of
+from tunegate.gate.pairs import Paired, paired
 from tunegate.gate.policy import Gate, Policy
 from tunegate.gate.verdict import Unusable
 from tunegate.gate.wording import apart, number, shown, signed
-from tunegate.tasks.text import as_label
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two arms' scores of the same items in the same order, and the items' clusters; for macro-F1 also labels."""
-
-    candidate: np.ndarray
-    versus: np.ndarray | None
-    clusters: np.ndarray
-    labels: tuple[np.ndarray, ...] = ()  # expected, the candidate's, and the other arm's where there is one
 
 
 def judge(gate: Gate, policy: Policy, held: pd.DataFrame) -> dict:
@@ -30,7 +18,7 @@ def judge(gate: Gate, policy: Policy, held: pd.DataFrame) -> dict:
     if gate.statistic != "mean":
         result["statistic"] = gate.statistic
     try:
-        result |= _NUMBERS[gate.test](gate, policy, _paired(gate, held))
+        result |= _NUMBERS[gate.test](gate, policy, paired(gate, held))
     except (Unusable, stats.NoSpread) as error:
         return result | {"passed": False, "outcome": "error", "reason": f"{gate.id}: {error}."}
     result["outcome"] = _outcome(gate, result)
@@ -39,54 +27,12 @@ def judge(gate: Gate, policy: Policy, held: pd.DataFrame) -> dict:
     return result
 
 
-def _paired(gate: Gate, held: pd.DataFrame) -> Paired:
-    """Give the results of both arms on the same items in the same order."""
-    rows = held[held["metric"] == gate.metric]
-    arms = {arm: part.set_index(KEY) for arm, part in rows.groupby("arm")}
-    for arm in (CANDIDATE, gate.versus):
-        if arm is not None and arm not in arms:
-            raise Unusable(f"there is no '{gate.metric}' of the arm {arm}")
-    everything = set(rows.set_index(KEY).index)
-    for arm in filter(None, (CANDIDATE, gate.versus)):
-        if missing := len(everything - set(arms[arm].index)):
-            raise Unusable(f"the arm {arm} lacks {missing} of {len(everything)} items, so the arms are not measured on the same ones")
-    candidate = arms[CANDIDATE].sort_index()
-    clusters = candidate["cluster_id"].to_numpy()
-    if (clusters == "").any():
-        raise Unusable(f"{(clusters == '').sum()} items have no cluster, so their dependence is unknown")
-    if len(candidate) < gate.min_n:
-        raise Unusable(f"{len(candidate)} items are fewer than the {gate.min_n} that the policy asks for")
-    if (count := len(set(clusters))) < gate.min_clusters:
-        raise Unusable(f"{count} clusters are fewer than the {gate.min_clusters} that the policy asks for")
-    if gate.versus is None:
-        return Paired(candidate["score"].to_numpy(), None, clusters, _labels(gate, candidate))
-    versus = arms[gate.versus].reindex(candidate.index)
-    if (versus["cluster_id"].to_numpy() != clusters).any():
-        raise Unusable(f"items belong to other clusters in the arm {gate.versus} than in the arm {CANDIDATE}")
-    general = candidate.index.get_level_values("split") == "general"
-    if (versus["prompt_hash"].to_numpy() != candidate["prompt_hash"].to_numpy())[general].any():
-        raise Unusable(f"the arms {CANDIDATE} and {gate.versus} were given different general texts under the same item")
-    return Paired(candidate["score"].to_numpy(), versus["score"].to_numpy(), clusters, _labels(gate, candidate, versus))
-
-
-def _labels(gate: Gate, *arms: pd.DataFrame) -> tuple[np.ndarray, ...]:
-    """Give the expected labels and each arm's answers, read as tunegate.tasks reads labels; nothing where the gate needs none."""
-    if gate.statistic != "macro_f1":
-        return ()
-    expected, *others = (arm["expected"].map(as_label).to_numpy() for arm in arms)
-    if (expected == "").any():
-        raise Unusable(f"{(expected == '').sum()} items have no expected answer, without which there is no macro-F1")
-    if any((other != expected).any() for other in others):
-        raise Unusable(f"items have other expected answers in the arm {gate.versus} than in the arm {CANDIDATE}")
-    return expected, *(arm["output"].map(as_label).to_numpy() for arm in arms)
-
-
-def _value(gate: Gate, paired: Paired, scores: np.ndarray, arm: int) -> float:
+def _value(gate: Gate, pairs: Paired, scores: np.ndarray, arm: int) -> float:
     """Give the gate's statistic of one arm: of `scores`, or of the labels at place `arm`."""
     if gate.statistic == "mean":
         return float(scores.mean())
     if gate.statistic == "macro_f1":
-        return resample.macro_f1_of(paired.labels[arm], paired.labels[0])
+        return resample.macro_f1_of(pairs.labels[arm], pairs.labels[0])
     return quantiles.quantile_of(scores, _percent(gate))
 
 
@@ -98,49 +44,49 @@ def _kind(gate: Gate, *scores: np.ndarray) -> str:
     return "share" if gate.statistic == "macro_f1" else kind_of(np.concatenate(scores))
 
 
-def _both(gate: Gate, paired: Paired) -> dict:
+def _both(gate: Gate, pairs: Paired) -> dict:
     return {
-        "kind": _kind(gate, paired.candidate, paired.versus), "candidate": _value(gate, paired, paired.candidate, 1),
-        "versus_value": _value(gate, paired, paired.versus, 2),
+        "kind": _kind(gate, pairs.candidate, pairs.versus), "candidate": _value(gate, pairs, pairs.candidate, 1),
+        "versus_value": _value(gate, pairs, pairs.versus, 2),
     }  # fmt: skip
 
 
-def _difference(gate: Gate, policy: Policy, paired: Paired) -> dict:
-    upside_down, measured = gate.direction == "lower_is_better", _both(gate, paired)
+def _difference(gate: Gate, policy: Policy, pairs: Paired) -> dict:
+    upside_down, measured = gate.direction == "lower_is_better", _both(gate, pairs)
     if gate.test == "max_improvement":
         # An alarm, not a claim: the observed gain itself is compared, without a bound that noise could hide a leak in.
         gain = (measured["candidate"] - measured["versus_value"]) * (-1 if upside_down else 1)
-        return measured | {"n": len(paired.candidate), "clusters": len(set(paired.clusters)), "difference": gain}
-    better, worse = (paired.versus, paired.candidate) if upside_down else (paired.candidate, paired.versus)
+        return measured | {"n": len(pairs.candidate), "clusters": len(set(pairs.clusters)), "difference": gain}
+    better, worse = (pairs.versus, pairs.candidate) if upside_down else (pairs.candidate, pairs.versus)
     if gate.statistic == "mean":
-        estimate = stats.difference(better, worse, paired.clusters)
+        estimate = stats.difference(better, worse, pairs.clusters)
         measured["mcnemar_p"] = stats.mcnemar_p(better, worse)
     elif gate.statistic == "macro_f1":
-        expected, *answers = paired.labels
-        estimate = resample.compare_macro_f1(*(answers[::-1] if upside_down else answers), expected, paired.clusters)
+        expected, *answers = pairs.labels
+        estimate = resample.compare_macro_f1(*(answers[::-1] if upside_down else answers), expected, pairs.clusters)
     else:
-        estimate = quantiles.compare_quantiles(better, worse, paired.clusters, _percent(gate), as_ratio=False)
+        estimate = quantiles.compare_quantiles(better, worse, pairs.clusters, _percent(gate), as_ratio=False)
     threshold = gate.margin if gate.test == "superiority" else -gate.margin
     return measured | _common(estimate, policy, threshold, "low") | {"difference": estimate.value}
 
 
-def _absolute(gate: Gate, policy: Policy, paired: Paired) -> dict:
+def _absolute(gate: Gate, policy: Policy, pairs: Paired) -> dict:
     if gate.statistic == "mean":
-        estimate = stats.mean(paired.candidate, paired.clusters)
+        estimate = stats.mean(pairs.candidate, pairs.clusters)
     elif gate.statistic == "macro_f1":
-        estimate = resample.macro_f1(paired.labels[1], paired.labels[0], paired.clusters)
+        estimate = resample.macro_f1(pairs.labels[1], pairs.labels[0], pairs.clusters)
     else:
-        estimate = quantiles.quantile(paired.candidate, paired.clusters, _percent(gate))
+        estimate = quantiles.quantile(pairs.candidate, pairs.clusters, _percent(gate))
     side, threshold = ("high", gate.at_most) if gate.direction == "lower_is_better" else ("low", gate.at_least)
-    return {"kind": _kind(gate, paired.candidate), "candidate": estimate.value} | _common(estimate, policy, threshold, side)
+    return {"kind": _kind(gate, pairs.candidate), "candidate": estimate.value} | _common(estimate, policy, threshold, side)
 
 
-def _ratio(gate: Gate, policy: Policy, paired: Paired) -> dict:
+def _ratio(gate: Gate, policy: Policy, pairs: Paired) -> dict:
     if gate.statistic == "mean":
-        estimate = stats.ratio(paired.candidate, paired.versus, paired.clusters)
+        estimate = stats.ratio(pairs.candidate, pairs.versus, pairs.clusters)
     else:
-        estimate = quantiles.compare_quantiles(paired.candidate, paired.versus, paired.clusters, _percent(gate), as_ratio=True)
-    return _both(gate, paired) | _common(estimate, policy, gate.at_most, "high") | {"kind": "number", "ratio": estimate.value}
+        estimate = quantiles.compare_quantiles(pairs.candidate, pairs.versus, pairs.clusters, _percent(gate), as_ratio=True)
+    return _both(gate, pairs) | _common(estimate, policy, gate.at_most, "high") | {"kind": "number", "ratio": estimate.value}
 
 
 _NUMBERS = {
