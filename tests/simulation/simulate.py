@@ -1,4 +1,4 @@
-"""Print how often the gate's bounds are wrong, in Markdown, and end with 1 where a cell breaks what issue 5 asks.
+"""Print how often the gate's bounds are wrong, in Markdown, and end with 1 where a cell that issue 5 asks for breaks.
 
 python tests/simulation/simulate.py [--runs 10000] [--other-runs 1000] [--jobs 1]
 """
@@ -40,9 +40,11 @@ def main() -> int:
     cells = Parallel(options.jobs, return_as="generator")(delayed(run_cell)(design, options.runs) for design in designs())
     print(f"Differences and shares, {options.runs:,} runs a cell; false promotion in % of all runs, the rest in % of those not refused.\n")
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * 2}{'--:|' * (len(HEAD) - 3)}---|", flush=True)
-    results = []
+    results, enforced = [], []
     for design, found in zip(designs(), cells, strict=True):
         results.append(outcome(found, options.runs))
+        # very skewed sizes are more than issue 5 asks: they show where it ends
+        enforced += results[-1:] if design.sizes != "very skewed" else []
         print(_row(design, found, results[-1]), flush=True)
     print(f"\nOther statistics, {options.other_runs:,} runs a cell.\n")
     print(
@@ -52,11 +54,12 @@ def main() -> int:
     others = Parallel(options.jobs, return_as="generator")(delayed(run_other)(other, options.other_runs) for other in OTHERS)
     for other, found in zip(OTHERS, others, strict=True):
         results.append(outcome(found, options.other_runs, tolerance=0.001))
+        enforced.append(results[-1])
         rates = (f"{100 * found[name]:.1f}" for name in ("refused", "promoted", "covered"))
         print(f"| {other.name} | {found['items']} | {other.clusters} | {other.icc} | {' | '.join(rates)} | {results[-1]} |", flush=True)
     counts = {said: results.count(said) for said in sorted(set(results))}
     print(f"\n{'; '.join(f'{count} × {said}' for said, count in counts.items())}. {time.perf_counter() - started:.0f} s.")
-    return int(any(said.startswith("breaks") for said in results))
+    return int(any(said.startswith("breaks") for said in enforced))
 
 
 def _row(design: Design, found: dict, said: str) -> str:
