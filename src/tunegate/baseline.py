@@ -114,7 +114,7 @@ def _ask_few_shot(measured: Measurement, arm: str, split: str, items, train, var
     else:
         examples = prompts.nearest_examples(train, items, variant.k)
     room = measured.server.max_model_len - measured.task.max_new_tokens
-    asked = prompts.fit(items, variant.task, examples, lambda some, tools: count_tokens(measured.server, some), room)
+    asked = prompts.fit(items, variant.task, examples, lambda some, tools: count_tokens(measured.server, some, tools=tools), room)
     measured.ask(arm, split, items, asked, {"strategy": variant.strategy, "k": variant.k, "system": variant.system})
 
 

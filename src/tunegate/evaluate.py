@@ -77,7 +77,7 @@ def evaluate(
         measured.ask("candidate", "dev", dev, prompts.candidate(dev, task))
         measured.ask("candidate", "test", test, asked)
         if base is not None:
-            measured.items += same_prompt(measured.served_prompts(asked), base, test, asked, measured.items)
+            measured.items += same_prompt(measured.served_prompts(asked, test), base, test, asked, measured.items)
         measured.read_general("candidate")
         measured.time_first_tokens("candidate", asked, test)
     for rival in rivals:

@@ -54,7 +54,9 @@ def _differences(design: Design, effect: float, threshold: float, runs: int, rng
             except stats.NoSpread:
                 pass
     names = ("promoted", "covered", "mde", "effective_clusters", "exact")
-    found = dict(zip(names, np.mean(rows, axis=0).tolist() if rows else [0.0] * len(names), strict=True)) | {"refused": 1 - len(rows) / runs}
+    found = dict(zip(names, np.mean(rows, axis=0).tolist() if rows else [0.0] * len(names), strict=True)) | {
+        "refused": 1 - len(rows) / runs
+    }
     if design.values == "binary" and shares:
         low, mde = np.array(shares)[:, 2], np.mean(shares, axis=0)[3]
         found |= {"share_promoted": np.mean(shares, axis=0)[0], "share_covered": np.mean(shares, axis=0)[1]}

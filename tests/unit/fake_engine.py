@@ -33,7 +33,7 @@ class ToyModel:
         self.answers = json.loads((directory / "answers.json").read_text())
         self.batches: list[int] = []
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids = []
         for word in text.split():
             if word not in self.words:
@@ -41,10 +41,11 @@ class ToyModel:
             ids.append(self.words.index(word))
         return ids
 
-    def encode_chat(self, messages: list[dict]) -> list[int]:
+    def encode_chat(self, messages: list[dict], tools: list | None = None) -> list[int]:
         if messages[-1]["role"] != "user":
             raise BadInput("The model's chat template refuses this conversation: the last turn must be the user's.")
-        return self.encode(" ".join(f"<{turn['role']}> {turn['content']} {END}" for turn in messages))
+        offered = f"<system> {json.dumps(tools)} {END} " if tools else ""
+        return self.encode(offered + " ".join(f"<{turn['role']}> {turn['content']} {END}" for turn in messages))
 
     def generate(self, prompts: list[list[int]], sampling) -> list[Generated]:
         self.batches.append(len(prompts))
