@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -7,7 +8,8 @@ from pydantic import ValidationError
 from tunegate.errors import BadInput
 from tunegate.gate.policy import Gate, Policy, load_policy, schema_text
 
-ROOT = POLICY.parents[2]
+ROOT = Path(__file__).parents[2]
+POLICY = ROOT / "pipelines" / "policies" / "demo.yaml"
 
 
 @pytest.fixture

@@ -98,7 +98,9 @@ def _prompts(held: pd.DataFrame) -> list[str]:
         for arm in (ADAPTER, CHAMPION) if split in TASK_SPLITS else (ADAPTER, CHAMPION, ZERO_SHOT):
             same, both = _same(prompts, CANDIDATE, arm)
             if same < both:
-                said.append(f"{both - same} of {both} prompts of {arm} on {split} are not those of {CANDIDATE}: it was asked another thing.")
+                said.append(
+                    f"{both - same} of {both} prompts of {arm} on {split} are not those of {CANDIDATE}: it was asked another thing."
+                )
         same, both = _same(prompts, FEW_SHOT, ZERO_SHOT) if split in TASK_SPLITS else (0, 0)
         if same > MAX_BARE_SHARE * both:
             said.append(f"{same} of {both} few-shot prompts are the zero-shot prompts: that arm got no examples.")
