@@ -62,6 +62,9 @@ class ToyModel:
             return Generated([], " ".join(["unknown"] * max_tokens), "length", max_tokens)
         return Generated([], answer, "stop", len(answer.split()) + 1)
 
+    def spelt_out(self, answer: Generated) -> str:
+        return answer.text
+
     def score(self, ids: list[int], generate_one: bool) -> Scored:
         shown = [self.words[i] for i in ids] + ["next"] * generate_one
         return Scored(shown, [None, *(-len(word) / 10 for word in shown[1:])], [None, *((word, -0.01) for word in shown[1:])])

@@ -63,7 +63,7 @@ def chat(
     def ask(connection: httpx.Client, numbered: tuple[int, list[dict]]) -> Answer:
         started = time.monotonic()
         number, asked = numbered
-        body = _conversation(server, *asked) | {"max_tokens": max_new_tokens, **_own_seed(sampling, number)}
+        body = _request(server, *asked) | {"max_tokens": max_new_tokens, **_own_seed(sampling, number)}
         reply = _post(server, connection, "/v1/chat/completions", body)
         choice, usage = reply["choices"][0], reply["usage"]
         return Answer(
@@ -78,6 +78,11 @@ def _with_tools(list_of_messages: list[list[dict]], tools: Tools) -> list[tuple[
     return list(zip(list_of_messages, tools or [None] * len(list_of_messages), strict=True))
 
 
+def _request(server, messages: list[dict], tools: list | None) -> dict:
+    """Ask for an answer. What marks a call may be special tokens, which a server leaves out of the text unless it is told."""
+    return _conversation(server, messages, tools) | ({"skip_special_tokens": False} if tools else {})
+
+
 def _conversation(server, messages: list[dict], tools: list | None) -> dict:
     """Say what every request about a conversation says. With tool_choice none the calls in an answer stay text."""
     return {"model": server.name, "messages": as_sent(messages)} | ({"tools": tools, "tool_choice": "none"} if tools else {})
@@ -90,7 +95,7 @@ def time_answers(
     """Give for each conversation the seconds from the request to the first token of its answer, by streaming it."""
 
     def wait_for_first(connection: httpx.Client, asked: tuple) -> float:
-        body = _conversation(server, *asked) | {"max_tokens": max_new_tokens, "stream": True, **SAMPLING}
+        body = _request(server, *asked) | {"max_tokens": max_new_tokens, "stream": True, **SAMPLING}
         started, first = time.monotonic(), None
         with connection.stream("POST", server.url + "/v1/chat/completions", json=body) as reply:
             if reply.status_code != 200:

@@ -107,6 +107,10 @@ class LanguageModel:
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
         return Generated(kept, text, "length" if end is None else "stop", len(kept) + (end is not None))
 
+    def spelt_out(self, answer: Generated) -> str:
+        """Give the text of an answer with its special tokens."""
+        return self.tokenizer.decode(answer.ids, skip_special_tokens=False)
+
     def score(self, ids: list[int], generate_one: bool) -> Scored:
         """Give the log-probability of each token after the first and, with `generate_one`, of the likeliest next token."""
         import torch

@@ -113,7 +113,8 @@ class Api:
         key = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         answer = self._generate(body, ids, _typed(body, key, int, max(limit, 1))).result()
         kind, part = ("chat.completion.chunk", "delta") if body.get("stream") else ("chat.completion", "message")
-        choice = {"index": 0, part: {"role": "assistant", "content": answer.text}, "finish_reason": answer.finish_reason}
+        text = answer.text if body.get("skip_special_tokens", True) else self.model.spelt_out(answer)
+        choice = {"index": 0, part: {"role": "assistant", "content": text}, "finish_reason": answer.finish_reason}
         return self._reply(kind, [choice], len(ids), answer.completion_tokens)
 
     def complete(self, body: dict) -> dict:
