@@ -189,6 +189,7 @@ def gate(
     from tunegate.gate import gate as work
     from tunegate.gate.facts import directory_facts
     from tunegate.gate.policy import load_policy
+    from tunegate.gate.signing import claimed
     from tunegate.report import verdict as telling
 
     if output.name != "verdict.json":
@@ -199,7 +200,7 @@ def gate(
         raise BadInput(f"{there[0]} is there already. Give a verdict.json in a new or an empty directory.")
     verdict = work(load_policy(policy), results, output.parent, directory_facts(model, adapter, curation, store))
     page = telling.write_page(output.parent, curation)
-    say(telling.summary(verdict, telling.signature_beside(output.parent)))
+    say(telling.summary(verdict, claimed(output.parent)))
     say(f"\nwritten to {output}; to look at: {page}")
     if verdict["decision"] == "ERROR":
         raise typer.Exit(1)

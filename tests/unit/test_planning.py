@@ -105,6 +105,8 @@ def test_too_few_items_are_refused():
         ("serve/latency", "Did you mean 'serve/latency_seconds'?"),
         ("parity/same_promt", "Did you mean 'parity/same_prompt'?"),
         ("safty/refuses", "Known: "),
+        ("task/chrff", ""),
+        ("task/finish_stp", "Did you mean 'task/finish_stop'?"),
         ("exact", ""),
     ],
 )

@@ -96,7 +96,7 @@ def measured(recipe: Recipe) -> set[str]:
         "judge/*",
     }
     known |= {f"{name}/*" for name in suite_names(recipe)}
-    return known | (tasks.metrics_of(recipe.task) if hasattr(tasks, "metrics_of") else {"task/*"})
+    return known | tasks.metrics_of(recipe.task)
 
 
 def suite_names(recipe: Recipe) -> set[str]:
