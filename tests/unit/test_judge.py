@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tunegate import rows
+from tunegate import judge_endpoint, rows
 from tunegate.curate import judge
 from tunegate.curate.row_stages import Context
 from tunegate.errors import BadInput, Unavailable
@@ -23,8 +23,8 @@ def row(question: str, answer: str) -> dict:
 def endpoint(monkeypatch):
     """Serve chat completions: `reply(material, tries)` gives the text, or (status, headers, body) for another answer."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv(judge.KEY, SECRET)
-    monkeypatch.setattr(judge, "WAIT_SECONDS", 0.01)
+    monkeypatch.setenv(judge_endpoint.KEY, SECRET)
+    monkeypatch.setattr(judge_endpoint, "WAIT_SECONDS", 0.01)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):

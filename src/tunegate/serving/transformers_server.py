@@ -99,7 +99,10 @@ class Api:
         return routes[path](body)
 
     def tokenize(self, body: dict) -> dict:
-        ids = self.model.encode_chat(_messages(body)) if "messages" in body else self.model.encode(_typed(body, "prompt", str))
+        if "messages" in body:
+            ids = self.model.encode_chat(_messages(body))
+        else:
+            ids = self.model.encode(_typed(body, "prompt", str), _typed(body, "add_special_tokens", bool, True))
         return {"count": len(ids), "max_model_len": self.model.max_model_len, "tokens": ids}
 
     def chat(self, body: dict) -> dict:
@@ -193,7 +196,7 @@ def _typed(body: dict, name: str, kind: type, default=None):
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        words = {str: "text", int: "a whole number", float: "a number"}
+        words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
         raise BadInput(f"'{name}' must be {words[kind]}; it is {value!r:.80}.")
     return value
 

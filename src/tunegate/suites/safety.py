@@ -1,0 +1,2 @@
+def measures(suite): return []
+def problems(suite): return []
