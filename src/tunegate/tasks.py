@@ -11,6 +11,11 @@ from tunegate import rows
 from tunegate.errors import BadInput
 
 
+def metrics_of(task) -> set[str]:
+    """Name every metric that evaluation gives for an item of this task (a recipe.Task), its server's own included."""
+    return {"task/exact", "task/finish_stop"}
+
+
 def scores(task, output: str, row: dict) -> dict[str, float]:
     """Give every metric of the task (a recipe.Task) for one answer to one row: {"task/exact": 1.0, …}.
 

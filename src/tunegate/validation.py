@@ -46,10 +46,10 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         fields = [f for one in inside for n, f in one.model_fields.items() if part in (n, f.alias)]
         tagged = [one for one in inside if len(inside) > 1 and any(f.annotation == Literal[part] for f in one.model_fields.values())]
-        if fields:
-            inside = _sections(fields[0].annotation)
-        elif tagged:
+        if tagged:
             inside = tagged
+        elif fields:
+            inside = _sections(fields[0].annotation)
         elif not part.isdigit():
             return []
     return [f.alias or n for n, f in inside[0].model_fields.items()] if inside else []

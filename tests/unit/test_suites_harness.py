@@ -11,7 +11,7 @@ import yaml
 from tunegate import recipe, suites
 from tunegate.errors import BadInput
 from tunegate.serving import serve
-from tunegate.suites import harness, harness_tasks
+from tunegate.suites import harness_metrics, harness_tasks
 
 pytest.importorskip("lm_eval")
 CAPITALS = [("France", "Paris"), ("Italy", "Rome"), ("Japan", "Tokyo"), ("Peru", "Lima"), ("Chad", "N'Djamena")]
@@ -45,7 +45,9 @@ def place(tmp_path, monkeypatch):
 
 def write(place, *documents):
     for document in documents:
-        (place / "tasks" / f"{document.get('task') if 'group' not in document else document['group']}.yaml").write_text(yaml.safe_dump(document))
+        (place / "tasks" / f"{document.get('task') if 'group' not in document else document['group']}.yaml").write_text(
+            yaml.safe_dump(document)
+        )
 
 
 def suite(place, *tasks, **more):
@@ -69,7 +71,11 @@ def test_generated_answers_are_scored_item_by_item(place, capsys):
     answers = {f"Capital of {country}?": city for country, city in CAPITALS} | {"Capital of Peru?": "Lima\nand more"}
     with served(place, answers | {"Capital of Chad?": "Who knows"}) as server:
         items = measure(server, suite(place, "capitals"))
-    assert {item["metric"] for item in items} == {"kept/capitals.exact_match"} == suites.metrics_of(recipe.Evaluate(suites=[suite(place, "capitals")]))
+    assert (
+        {item["metric"] for item in items}
+        == {"kept/capitals.exact_match"}
+        == suites.metrics_of(recipe.Evaluate(suites=[suite(place, "capitals")]))
+    )
     assert [item["score"] for item in items] == [1, 1, 1, 1, 0]
     assert [item["output"] for item in items][3:] == ["Lima", "Who knows"]
     assert (items[0]["arm"], items[0]["split"], items[0]["task_type"], items[0]["expected"]) == ("candidate", "kept", "capitals", "Paris")
@@ -88,9 +94,7 @@ def test_two_arms_have_the_same_items_and_prompts(place):
 def test_a_task_that_says_no_examples_gets_those_of_the_recipe(place, chat):
     write(place, GENERATE | {"num_fewshot": 0})
     with served(place, {}, length=200) as server:
-        none, as_said, two = (
-            measure(server, suite(place, "capitals", chat_template=chat, num_fewshot=number)) for number in (0, None, 2)
-        )
+        none, as_said, two = (measure(server, suite(place, "capitals", chat_template=chat, num_fewshot=number)) for number in (0, None, 2))
         loaded = harness_tasks.load(suite(place, "capitals", num_fewshot=2))["capitals"]["capitals"]
     hashes = [[item["prompt_hash"] for item in items] for items in (none, as_said, two)]
     assert hashes[0] == hashes[1] and not set(hashes[0]) & set(hashes[2])
@@ -153,7 +157,12 @@ def test_an_answer_that_the_task_begins_is_gone_on_with(place):
 
 
 def test_a_group_is_one_metric_over_the_items_of_its_tasks(place):
-    write(place, GENERATE, GENERATE | {"task": "again", "doc_to_text": "Seat of {{country}}?"}, {"group": "both", "task": ["capitals", "again"]})
+    write(
+        place,
+        GENERATE,
+        GENERATE | {"task": "again", "doc_to_text": "Seat of {{country}}?"},
+        {"group": "both", "task": ["capitals", "again"]},
+    )
     one = suite(place, "both")
     with served(place, {"Capital of Peru?": "Lima"}) as server:
         items = measure(server, one)
@@ -180,7 +189,10 @@ def test_each_filter_of_answers_is_a_metric(place):
 @pytest.mark.parametrize(
     "document, sentence",
     [
-        ({"metric_list": [{"metric": "bleu", "aggregation": "bleu", "higher_is_better": True}]}, "has no metric with a value for each item"),
+        (
+            {"metric_list": [{"metric": "bleu", "aggregation": "bleu", "higher_is_better": True}]},
+            "has no metric with a value for each item",
+        ),
         ({"unsafe_code": True}, "runs code that the model wrote"),
         ({"doc_to_image": "picture"}, "shows images or sounds"),
         ({"class": "Some"}, "is a Python class"),
@@ -229,5 +241,6 @@ def test_a_sampled_answer_has_a_seed_of_its_own():
 
 
 def test_scores_are_numbers():
-    assert harness.score("acc", True) == 1.0
-    assert harness.score("bits_per_byte", (-8 * math.log(2), 4)) == pytest.approx(2.0)
+    assert harness_metrics.value("acc", True, "mean") == 1.0
+    assert harness_metrics.value("bits_per_byte", (-8 * math.log(2), 4), "bits_per_byte") == pytest.approx(2.0)
+    assert harness_metrics.value("acc", [1.0], "mean") is harness_metrics.value("f1", 1.0, "f1") is None

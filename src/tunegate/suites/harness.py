@@ -11,13 +11,11 @@ other is refused.
 import contextlib
 import io
 import logging
-import math
 import warnings
-from numbers import Real
 
 from tunegate import digests, recipe, results
 from tunegate.steps import say
-from tunegate.suites import harness_tasks
+from tunegate.suites import harness_metrics, harness_tasks
 from tunegate.suites.harness_tasks import problems
 
 __all__ = ["measure", "measures", "problems"]
@@ -25,7 +23,12 @@ __all__ = ["measure", "measures", "problems"]
 
 def measures(suite: recipe.HarnessSuite) -> list[str]:
     """Name what the suite measures, without its own name."""
-    named = [(name, measure) for name in suite.tasks for leaf in harness_tasks.find(suite, name).values() for measure in harness_tasks.measures(leaf)]
+    named = [
+        (name, measure)
+        for name in suite.tasks
+        for leaf in harness_tasks.find(suite, name).values()
+        for measure in harness_tasks.measures(leaf)
+    ]
     return sorted({f"{name}.{measure}" for name, measure in named})
 
 
@@ -51,34 +54,24 @@ def measure(server, arm: str, suite: recipe.HarnessSuite, concurrency: int, labe
                 item_id = digests.digest_json([leaf, sample["doc_id"], sample["doc_hash"]])
                 about = _about(leaf, sample)
                 for metric in sample["metrics"]:
-                    if _has_value(metric, sample[metric], task):
-                        called = f"{suite.name}/{name}.{harness_tasks.measure(metric, sample['filter'])}"
-                        items.append(results.item(arm, suite.name, item_id, called, score(metric, sample[metric]), **about))
-                    else:
+                    # Where a metric has no way to be summed up, the harness takes the mean.
+                    score = harness_metrics.value(metric, sample[metric], task.aggregation().get(metric, "mean"))
+                    if score is None:
                         left_out.add(f"{leaf}.{metric}")
+                        continue
+                    called = f"{suite.name}/{name}.{harness_metrics.measure(metric, sample['filter'])}"
+                    items.append(results.item(arm, suite.name, item_id, called, score, **about))
     if left_out:
         say(f"      {label}: left out, for they have no value for each item: {', '.join(sorted(left_out))}")
     return items
-
-
-def score(metric: str, value) -> float:
-    """Give an item's own value of a metric: bits_per_byte comes as log-likelihood and number of bytes."""
-    if metric == "bits_per_byte":
-        nats, count = value
-        return -nats / count / math.log(2)
-    return float(value)
-
-
-def _has_value(metric: str, value, task) -> bool:
-    per_item = harness_tasks.is_per_item(metric, task.aggregation().get(metric, "mean"))  # without one the harness takes the mean
-    return per_item and (metric == "bits_per_byte" or isinstance(value, Real))
 
 
 def _about(leaf: str, sample: dict) -> dict:
     requests = [list(arguments) for arguments in sample["arguments"]]
     answer = sample["resps"][0][0]
     return {
-        "cluster_id": sample["doc_hash"], "task_type": leaf, "source": "lm-evaluation-harness", "prompt_hash": digests.digest_json(requests),
+        "cluster_id": sample["doc_hash"], "task_type": leaf, "source": "lm-evaluation-harness",
+        "prompt_hash": digests.digest_json(requests),
         "output": answer if isinstance(answer, str) else "", "expected": str(sample["target"]),
     }  # fmt: skip
 

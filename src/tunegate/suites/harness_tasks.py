@@ -8,15 +8,17 @@ import contextlib
 import difflib
 import io
 import random
+import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from tunegate import recipe
 from tunegate.errors import BadInput
+from tunegate.suites.harness_metrics import measures
 
 SEED = 1234  # the harness's own default for examples and for numpy
-PER_ITEM = ("mean", "nanmean")  # ways to sum up a metric that has a value for each item
 PACKAGES = ("lm_eval", "sacrebleu", "rouge_score")  # the first needs the others as soon as it is imported, or for its metrics
 STRUCTURE = ("group", "task", "tag")
 
@@ -114,38 +116,6 @@ def _members(index: dict, group: str, config: dict, more: dict) -> dict[str, dic
     return found
 
 
-def measures(config: dict) -> list[str]:
-    """Name the metrics that a task's YAML promises a value of for each item."""
-    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
-
-    listed = config.get("metric_list")
-    if listed is None:
-        listed = [{"metric": name} for name in DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]]
-    filters = [entry["name"] for entry in config.get("filter_list") or [{"name": "none"}]]
-    # A function of the task's own is written as the path of its file, a dot and its name.
-    names = [entry["metric"].rpartition(".")[2] if "/" in entry["metric"] else entry["metric"] for entry in listed]
-    kept = [name for name, entry in zip(names, listed, strict=True) if is_per_item(name, entry.get("aggregation"))]
-    return [measure(name, one) for name in kept for one in filters]
-
-
-def measure(metric: str, filter_name: str) -> str:
-    """Name a metric of the harness; where answers pass one of several filters first, its name is part of it."""
-    return metric if filter_name == "none" else f"{metric}.{filter_name}"
-
-
-def is_per_item(metric: str, aggregation=None) -> bool:
-    """Tell whether a metric is the mean of one value for each item.
-
-    `aggregation` is its name or its function; none: the metric's own. bits_per_byte, which the harness weights by length, is
-    counted in: each text has its own.
-    """
-    from lm_eval.api import metrics, registry
-
-    chosen = aggregation if aggregation is not None else registry.get_metric_aggregation(metric)
-    known = [*PER_ITEM, *(getattr(metrics, name) for name in PER_ITEM)]
-    return metric == "bits_per_byte" or chosen in known
-
-
 def load(suite: recipe.HarnessSuite) -> dict[str, dict]:
     """Load every task with its data: {name in the recipe: {task: lm_eval's Task}}.
 
@@ -162,13 +132,24 @@ def load(suite: recipe.HarnessSuite) -> dict[str, dict]:
         random.seed(0)  # tasks that draw their items do it with these
         numpy.random.seed(SEED)
         try:
-            with contextlib.chdir(suite.include_path or "."), contextlib.redirect_stderr(io.StringIO()):
+            with _quietly(suite.include_path or "."):
                 found[name] = manager.load([name])["tasks"]
         except Exception as error:  # datasets and a task's own code raise whatever they like
             raise BadInput(_cannot_load(suite, name, configs, error)) from error
         for task in found[name].values():
             _set_examples(task, suite.num_fewshot)
     return found
+
+
+@contextlib.contextmanager
+def _quietly(directory: str) -> Iterator[None]:
+    """Load tasks in `directory`: leave no compiled code beside their files, which may lie in the store, and show no bars."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        with contextlib.chdir(directory), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _set_examples(task, num_fewshot: int | None) -> None:
