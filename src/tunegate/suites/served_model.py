@@ -91,8 +91,9 @@ class ServedModel(LM):
     def _encode_pairs(self, pairs: list[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
         """Cut context and continuation into tokens; a plain continuation is what its context lacks of both together.
 
-        After a conversation it stands at the beginning of the answer, so it is cut by itself; spaces at the end of a plain
-        context belong to the continuation, as tokenizers see them (both as the harness's own backends do).
+        Spaces at the end of a plain context belong to the continuation, as tokenizers see them and as the harness's backends do.
+        After a conversation a continuation is the beginning of the answer and is cut by itself; those backends count the line
+        break that ends most templates to it, which no model has to say.
         """
         moved = []
         for context, continuation in pairs:
