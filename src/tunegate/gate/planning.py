@@ -56,7 +56,7 @@ def check_policy(recipe: Recipe, sizes: Sizes, suites: set[str] | None = None) -
             raise BadInput(f"Gate '{gate.id}' needs {needed} items, and {source}. It could never pass: give it more items.")
         _foresee(gate, policy, items, found)
     if policy.slices is not None:
-        _refuse_unmeasured(recipe, "The policy, in slices,", policy.slices.metric, policy.slices.versus)
+        _refuse_unmeasured(recipe, suites, "The policy, in slices,", policy.slices.metric, policy.slices.versus)
         items, source = _items(recipe, sizes, policy.slices.metric)
         if items is not None and items < policy.slices.min_n:
             found.warnings.append(f"Slices of fewer than {policy.slices.min_n} items are not tested, and {source}: there will be no alarm.")
