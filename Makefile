@@ -7,7 +7,7 @@ DEMO := runs/demo
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo prepare test test-slow test-gpu test-cluster bench bench-gpu check format compile clean
+.PHONY: help setup demo prepare test test-slow simulate test-gpu test-cluster bench bench-gpu check format compile clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -68,6 +68,9 @@ test: $(VENV)/.installed-tests  ## run the tests that need no GPU, cluster or mo
 
 test-slow: setup $(VENV)/.installed-tests prepare  ## tests of minutes: training on the real base, vLLM
 	@$(BIN)/python -m pytest -m slow
+
+simulate: $(VENV)/.installed-tests  ## simulate how often the gate's bounds are wrong, and print docs/statistics.md's tables (ten minutes)
+	@PYTHONPATH=. $(BIN)/python tests/simulation/simulate.py $(ARGS)
 
 test-gpu: $(VENV)/.installed-tests  ## tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
