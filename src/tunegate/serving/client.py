@@ -169,6 +169,50 @@ def answer_losses(
     return _each(loss, list(zip(prompts, answers, strict=True)), concurrency, on_progress, on_result)
 
 
+def encode(server, prompts: list[str | list[dict]], concurrency: int = 16, special_tokens: bool = True) -> list[list[int]]:
+    """Give the token ids of texts, and of conversations after the server's own chat template.
+
+    Args:
+        special_tokens: put before a text what the tokenizer puts before texts; a chat template brings its own.
+    """
+
+    def tokens(connection: httpx.Client, prompt: str | list[dict]) -> list[int]:
+        given = {"prompt": prompt, "add_special_tokens": special_tokens} if isinstance(prompt, str) else {"messages": prompt}
+        return _post(server, connection, "/tokenize", {"model": server.name, **given})["tokens"]
+
+    return _each(tokens, prompts, concurrency, None)
+
+
+def complete(server, requests: list[dict], concurrency: int = 16, on_progress: OnProgress | None = None) -> list[str]:
+    """Give what the model writes on from each prompt; a request is the body of /v1/completions without the model's name."""
+
+    def write(connection: httpx.Client, request: dict) -> str:
+        return _post(server, connection, "/v1/completions", {"model": server.name, **request})["choices"][0]["text"]
+
+    return _each(write, requests, concurrency, on_progress)
+
+
+def prompt_logprobs(
+    server, prompts: list[list[int]], concurrency: int = 16, on_progress: OnProgress | None = None, likeliest: bool = False
+) -> list[list[tuple[float, bool]]]:
+    """Give for each token of a prompt but the first its log-probability, and whether the model finds no other likelier.
+
+    Args:
+        likeliest: without it the second is always False: asking a server for the likeliest tokens costs time.
+    """
+
+    def score(connection: httpx.Client, ids: list[int]) -> list[tuple[float, bool]]:
+        body = {"model": server.name, "prompt": ids, "max_tokens": 1, "echo": True, "logprobs": int(likeliest), **SAMPLING}
+        found = _post(server, connection, "/v1/completions", body)["choices"][0]["logprobs"]
+        logprobs = found["token_logprobs"][1 : len(ids)]
+        if not likeliest:
+            return [(logprob, False) for logprob in logprobs]
+        best = [max(top.values()) for top in found["top_logprobs"][1 : len(ids)]]
+        return [(logprob, logprob >= most) for logprob, most in zip(logprobs, best, strict=True)]
+
+    return _each(score, prompts, concurrency, on_progress)
+
+
 def token_losses(
     server, texts: list[str], max_tokens: int, concurrency: int = 8, on_progress: OnProgress | None = None,
     on_result: OnResult | None = None,
