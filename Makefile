@@ -54,8 +54,14 @@ $(DEMO)/commands.jsonl: pipelines/demo/sample_commands.py | $(VENV)/.installed
 $(DEMO)/general.jsonl: pipelines/demo/general_text.py | $(VENV)/.installed
 	@$(BIN)/python pipelines/demo/general_text.py --output $(DEMO)
 
-demo: setup prepare  ## fine-tune, judge and serve a real model on this machine (offline after setup)
+# The demo's gate signs, and what comes after it asks for that signature. A team keeps its own keys: docs/trust.md.
+demo: export TUNEGATE_SIGNING_KEY ?= $(DEMO)/keys/private.pem
+demo: export TUNEGATE_TRUSTED_KEYS ?= $(DEMO)/keys/public.pem
+demo: setup prepare $(DEMO)/keys/private.pem  ## fine-tune, judge and serve a real model on this machine (offline after setup)
 	@$(BIN)/tunegate run pipelines/recipes/demo.yaml
+
+$(DEMO)/keys/private.pem: | $(VENV)/.installed
+	@$(BIN)/tunegate keys --output $(@D)
 
 test: $(VENV)/.installed-tests  ## run the tests that need no GPU, cluster or model hub
 	@$(BIN)/python -m pytest

@@ -23,6 +23,7 @@ from components.promote.component import promote
 from components.register.component import register
 from components.report.component import report
 from components.sft.component import sft
+from tunegate.gate.signing import CHECKER_KEYS, SIGNER_KEYS
 from tunegate.train_job import SECRET_KEYS
 
 COMPILED = Path(__file__).resolve().parent.parent / "src" / "tunegate" / "pipeline.yaml"
@@ -30,11 +31,11 @@ COMPILED = Path(__file__).resolve().parent.parent / "src" / "tunegate" / "pipeli
 RETURNED = "Output"  # what kfp calls the value that a component returns without a name
 
 
-def _prepare(task, image, secret, cache: bool = True):
-    """Give a task its image, its credentials, the id of its run, and say whether KFP may skip it."""
+def _prepare(task, image, secret, cache: bool = True, keys: tuple[str, ...] = ()):
+    """Give a task its image, its credentials and `keys` beside them, the id of its run, and say whether KFP may skip it."""
     task.set_container_image(image)
     task.set_caching_options(cache)
-    kubernetes.use_secret_as_env(task, secret, {key: key for key in SECRET_KEYS}, optional=True)
+    kubernetes.use_secret_as_env(task, secret, {key: key for key in (*SECRET_KEYS, *keys)}, optional=True)
     # An argument would do too, and would spoil every cache key.
     kubernetes.use_field_path_as_env(task, "TUNEGATE_RUN_ID", "metadata.labels['pipeline/runid']")
     return task
@@ -72,8 +73,8 @@ def tunegate(
     # A parameter used in a setter alone would not reach the tasks inside ExitHandler and If; as ordinary input it does.
     resources = f"{gpus} x {gpu_type}, {cpu} CPU, {memory}"
 
-    def light(task, cache=True):
-        return _prepare(task, image_data, secret, cache)
+    def light(task, cache=True, keys=()):
+        return _prepare(task, image_data, secret, cache, keys)
 
     def heavy(task, image, cache=True, accelerated=True):
         task.set_cpu_limit(cpu).set_memory_limit(memory)
@@ -115,8 +116,8 @@ def tunegate(
             model = heavy(merged, image_train, accelerated=False).outputs[RETURNED]
             results = heavy(
                 evaluate(
-                    config=config["evaluate"], model=model, data=curated["data"], results=prompted["results"],
-                    resources=resources,
+                    config=config["evaluate"], model=model, base=raw["base"], adapter=preferred, data=curated["data"],
+                    results=prompted["results"], resources=resources,
                 ),
                 image_serve,
             ).outputs[RETURNED]  # fmt: skip
@@ -125,12 +126,14 @@ def tunegate(
                     config=config["gate"], data=curated["data"], report=curated["report"], baseline=prompted["results"],
                     results=results, model=model, adapter=preferred,
                 ),
-                cache=False,
+                cache=False, keys=(*SIGNER_KEYS, *CHECKER_KEYS),
             ).outputs  # fmt: skip
 
             with dsl.If(judged[RETURNED] == True, "promoted"):  # noqa: E712
                 verdict = judged["verdict"]
-                version = light(register(config=config["register"], verdict=verdict, model=model), cache=False).outputs[RETURNED]
+                version = light(
+                    register(config=config["register"], verdict=verdict, model=model), cache=False, keys=CHECKER_KEYS,
+                ).outputs[RETURNED]  # fmt: skip
                 approved = light(approve(config=config["approve"], version=version), cache=False).outputs[RETURNED]
                 # On a cluster this step only asks for a server and waits; an accelerator would stand idle under it.
                 endpoint = _prepare(
@@ -138,15 +141,18 @@ def tunegate(
                         config=config["deploy"], version=approved, verdict=verdict, model=model, data=curated["data"],
                         results=results,
                     ),
-                    image_serve, secret, cache=False,
+                    image_serve, secret, cache=False, keys=CHECKER_KEYS,
                 ).outputs[RETURNED]  # fmt: skip
-                light(promote(config=config["promote"], version=approved, verdict=verdict, endpoint=endpoint), cache=False)
+                light(
+                    promote(config=config["promote"], version=approved, verdict=verdict, endpoint=endpoint),
+                    cache=False, keys=CHECKER_KEYS,
+                )  # fmt: skip
 
         with dsl.Else("prompting-is-enough"):
             light(
                 gate(config=config["gate"], data=curated["data"], report=curated["report"], baseline=prompted["results"]),
-                cache=False,
-            )
+                cache=False, keys=(*SIGNER_KEYS, *CHECKER_KEYS),
+            )  # fmt: skip
 
 
 def compile_to(path: Path) -> None:

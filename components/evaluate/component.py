@@ -10,16 +10,18 @@ from components import SERVE_IMAGE
 def evaluate(
     config: str,
     model: str,
+    base: str,
+    adapter: str,
     data: str,
     results: str,
     resources: str,
     items: Output[Dataset],
     metrics: Output[Metrics],
 ) -> str:
-    """Answer the sealed test and score each item; return the reference of the per-item results."""
+    """Score the model, its adapter and the champion on the sealed test; return the reference of the per-item results."""
     from tunegate import steps
 
-    result = steps.run("evaluate", config, model=model, data=data, results=results)
+    result = steps.run("evaluate", config, model=model, base=base, adapter=adapter, data=data, results=results)
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
     items.metadata.update(ref=result["results"], resources=resources)

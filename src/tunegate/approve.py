@@ -1,7 +1,8 @@
-"""Wait for a person where the recipe asks for one. The approval is a tag of the model version; deploy refuses without it."""
+"""Wait for a person where the recipe or the policy asks for one. The approval is a tag of the model version; deploy refuses without it."""
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tunegate import registry
@@ -15,7 +16,7 @@ SAY_EVERY_SECONDS = 30.0
 def approve_step(config: dict, inputs: Inputs, output: Path) -> Result:
     version = json.loads((inputs["version"] / "version.json").read_text(encoding="utf-8"))
     settings = config["approve"]
-    if settings["required"]:
+    if settings["required"] or version.get("human_approval"):
         approval = wait_for_approval(version["name"], version["version"], settings["timeout_hours"] * 3600)
     else:
         approval = approve_at_once(version["name"], version["version"])
@@ -28,17 +29,18 @@ def approve_step(config: dict, inputs: Inputs, output: Path) -> Result:
 
 
 def approve(name: str, number: str, who: str) -> None:
-    """Record that `who` approves the version."""
+    """Record that `who` approves the version, and when (UTC)."""
     if not who.strip():
         raise BadInput("An approval needs the name of who approves. Give it with --who.")
     registry.version(name, number)
+    registry.set_tag(name, number, registry.APPROVED_AT, datetime.now(UTC).isoformat(timespec="seconds"))
     registry.set_tag(name, number, registry.APPROVAL, f"approved:{who.strip()}")
 
 
 def approve_at_once(name: str, number: str) -> str:
     """Record that no approval is asked for; a person's approval that is already there stays."""
     approval = registry.version(name, number).tags.get(registry.APPROVAL, "")
-    if not approval.startswith("approved:"):
+    if not registry.by_person(approval):
         approval = "not-required"
         registry.set_tag(name, number, registry.APPROVAL, approval)
     return approval
@@ -57,7 +59,7 @@ def wait_for_approval(
     command = f"tunegate approve {name} {number} --who NAME"
     while True:
         approval = registry.version(name, number).tags.get(registry.APPROVAL, "")
-        if approval.startswith("approved:"):
+        if registry.by_person(approval):
             return approval
         waited = time.monotonic() - started
         if waited >= timeout_seconds:

@@ -7,16 +7,18 @@ forgetting (endogenous replay).
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunegate import digests, prompts, recipe, results, rows
 from tunegate.errors import BadInput
-from tunegate.evaluate import Measurement, read_split, ref_digest
+from tunegate.evaluate import read_split, ref_digest
 from tunegate.gate.policy import Policy
 from tunegate.local_file import read_field, read_texts, with_local_file
-from tunegate.serving import Progress, chat, continue_texts, count_tokens, serve
+from tunegate.measurement import Measurement
+from tunegate.serving import Progress, chat, continue_texts, count_tokens, serve_when_asked
 from tunegate.steps import Inputs, Result, say
+from tunegate.store import Store
 
 REPLAY_MAX_NEW_TOKENS = 96
 REPLAY_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "seed": 0}
@@ -33,29 +35,29 @@ def baseline_step(config: dict, inputs: Inputs, output: Path) -> Result:
         inputs["base"], inputs["data"], output, settings,
         recipe.Task(**config["task"]),
         with_local_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store, output),
-        recipe.Serve(**config["serve"]), Policy.model_validate(config["policy"]), ref_digest(inputs.refs["base"]),
+        recipe.Serve(**config["serve"]), Policy.model_validate(config["policy"]), ref_digest(inputs.refs["base"]), inputs.store,
     )  # fmt: skip
 
 
 def baseline(
     base: Path, data: Path, output: Path, settings: recipe.Baseline, task: recipe.Task, evaluate: recipe.Evaluate,
-    serve_config: recipe.Serve, policy: Policy, model_digest: str,
+    serve_config: recipe.Serve, policy: Policy, model_digest: str, store: Store | None = None,
 ) -> Result:  # fmt: skip
     """Serve the base model once for all its arms; write `output/results` and `output/replay`.
 
-    `summary["worth_training"]` is False where prompting alone reaches what the policy asks; test is not asked then.
+    `store` keeps the answers as they come. `summary["worth_training"]` is False where prompting alone reaches what the policy
+    asks; test is not asked then.
     """
     from tunegate.gate.worth import worth_training
 
     started = time.monotonic()
     train, dev = read_split(data, "train"), read_split(data, "dev")
     replay: list[dict] = []
-    with serve(base, serve_config) as server:
-        measured = Measurement(server, task, evaluate, model_digest, "baseline")
+    measured = Measurement(task, evaluate, "baseline", store)
+    with serve_when_asked(base, serve_config) as server:
+        measured.of(server, model_digest)
         measured.ask(ZERO_SHOT, "dev", dev, prompts.zero_shot(dev, task))
-        variants = _variants(settings, task)
-        for name in variants:
-            _ask_few_shot(measured, f"{FEW_SHOT}:{name}", "dev", dev, train, variants[name])
+        variants = _try_few_shot(measured, settings, dev, train)
         chosen = _best_on_dev(measured, variants)
         worth, reasons = worth_training(policy, measured.items)
         if worth:
@@ -82,15 +84,28 @@ class Variant:
     task: recipe.Task
 
 
-def _variants(settings: recipe.Baseline, task: recipe.Task) -> dict[str, Variant]:
-    """Name the few-shot prompts to try on dev: each strategy with the full system prompt and, where it differs, the short one."""
-    found = {}
+def _try_few_shot(measured: Measurement, settings: recipe.Baseline, dev: list[dict], train: list[dict]) -> dict[str, Variant]:
+    """Answer dev with the few-shot prompts, and give them by name.
+
+    First every way to choose examples, with the full system prompt and, where it differs, the short one, all with the largest
+    number of examples; then the other numbers with the best of these: so what is tried grows with the sum, not the product.
+    """
+    numbers = sorted({settings.few_shot_k} if isinstance(settings.few_shot_k, int) else set(settings.few_shot_k))
+    tried: dict[str, Variant] = {}
+
+    def attempt(name: str, variant: Variant) -> None:
+        tried[name] = variant
+        _ask_few_shot(measured, f"{FEW_SHOT}:{name}", "dev", dev, train, variant)
+
     for strategy in settings.few_shot:
-        found[strategy] = Variant(strategy, settings.few_shot_k, "full", task)
-        if task.zero_shot_system not in ("", task.system):
-            short = task.model_copy(update={"zero_shot_system": ""})
-            found[f"{strategy}_short"] = Variant(strategy, settings.few_shot_k, "short", short)
-    return found
+        attempt(strategy, Variant(strategy, numbers[-1], "full", measured.task))
+        if measured.task.zero_shot_system not in ("", measured.task.system):
+            short = measured.task.model_copy(update={"zero_shot_system": ""})
+            attempt(f"{strategy}_short", Variant(strategy, numbers[-1], "short", short))
+    best = _best_on_dev(measured, tried)
+    for k in numbers[:-1]:
+        attempt(f"{best}_{k}", replace(tried[best], k=k))
+    return tried
 
 
 def _ask_few_shot(measured: Measurement, arm: str, split: str, items, train, variant: Variant) -> None:
@@ -99,7 +114,7 @@ def _ask_few_shot(measured: Measurement, arm: str, split: str, items, train, var
     else:
         examples = prompts.nearest_examples(train, items, variant.k)
     room = measured.server.max_model_len - measured.task.max_new_tokens
-    asked = prompts.fit(items, variant.task, examples, lambda some: count_tokens(measured.server, some), room)
+    asked = prompts.fit(items, variant.task, examples, lambda some, tools: count_tokens(measured.server, some, tools=tools), room)
     measured.ask(arm, split, items, asked, {"strategy": variant.strategy, "k": variant.k, "system": variant.system})
 
 
@@ -189,6 +204,6 @@ def _result(measured: Measurement, variants, chosen: str, worth: bool, reasons: 
     summary = {"worth_training": worth, "reasons": reasons, "few_shot": few_shot, "exact_dev": dev, "engine": measured.server.engine}
     split, arm = ("test", FEW_SHOT) if worth else ("dev", f"{FEW_SHOT}:{chosen}")
     zero, few = (measured.mean(name, split, "task/exact") for name in (ZERO_SHOT, arm))
-    line = f"{split}: zero-shot {zero:.1%} exact, few-shot ({chosen} {variants[chosen].k}) {few:.1%}"
+    line = f"{split}: zero-shot {zero:.1%} exact, few-shot ({chosen}, {variants[chosen].k} examples) {few:.1%}"
     line += "" if worth else "; prompting is enough, nothing is trained"
     return Result(summary, metrics={name: value for name, value in metrics.items() if value is not None}, line=line)

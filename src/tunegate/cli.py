@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tunegate import cli_steps
+from tunegate import cli_steps, cli_trust
 from tunegate.cli_steps import NOTHING
 from tunegate.errors import BadInput, TunegateError
 from tunegate.recipe import load_recipe
@@ -91,6 +91,18 @@ def report(
     print(f"\n{page}")
 
 
+@app.command(rich_help_panel=RUN)
+def verdict(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A verdict.json, or the directory that gate wrote.", show_default=False)],
+):
+    """Tell a verdict on one screen. What it says is shown, not proven."""
+    from tunegate.report import verdict as telling
+
+    found, directory = telling.read_verdict(path)
+    text = telling.summary(found, telling.signature_beside(directory))
+    print(telling.coloured(text, found["decision"]) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text)
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.", show_default=False)]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version.", show_default=False)]
 
@@ -100,7 +112,7 @@ def serve(
     which: Annotated[str, typer.Argument(metavar="MODEL@ALIAS", help="E.g. tunegate@champion, or tunegate/3.", show_default=False)],
     port: Annotated[int, typer.Option(help="Port of the OpenAI API; 0 takes any free one.")] = 8000,
 ):
-    """Serve a registered model here until Ctrl-C; its verdict is verified first."""
+    """Serve a registered and approved model here until Ctrl-C; its verdict is verified first."""
     from tunegate.deploy import serve_champion
 
     serve_champion(which, port)
@@ -117,7 +129,7 @@ def approve(model: Model, version: Version, who: Annotated[str, typer.Option(hel
 
 @app.command(rich_help_panel=MODELS)
 def promote(model: Model, version: Version):
-    """Make an approved version with a PROMOTE verdict the champion."""
+    """Make an approved version the champion; its verdict is verified first."""
     from tunegate.promote import promote as move
 
     _say_champion(move(model, version))
@@ -125,7 +137,7 @@ def promote(model: Model, version: Version):
 
 @app.command(rich_help_panel=MODELS)
 def rollback(model: Model):
-    """Make the previous champion champion again."""
+    """Make the previous champion champion again; its verdict is verified first."""
     from tunegate.promote import rollback as swap
 
     _say_champion(swap(model))
@@ -133,9 +145,12 @@ def rollback(model: Model):
 
 def _say_champion(now: dict) -> None:
     before = f"; the one before is version {now['previous']}" if now["previous"] else ""
-    print(f"The champion of {now['name']} is version {now['champion']}{before}.")
+    print(f"The champion of {now['name']} is version {now['champion']}{before}. Its verdict is {now['signed']}.")
+    if now["waiver"]:
+        print(f"It is WAIVED, not proven: by {now['waiver']}")
 
 
+app.add_typer(cli_trust.app)
 app.add_typer(cli_steps.app)
 
 

@@ -1,6 +1,8 @@
 """One subcommand a step, on plain files and directories: to try a step alone, or to mend one by hand."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -108,29 +110,42 @@ def baseline(base: Base, data: Data, output: Output, recipe: RecipeOption = None
     tell(work(base, data, empty(output), s.baseline, s.task, s.evaluate, s.serve, s.policy, _digest(base)), output)
 
 
+StoreOption = Annotated[str, typer.Option("--store", help="Where what is worked on is kept: a directory or s3://bucket/prefix.")]
+
+
 @app.command(rich_help_panel=PANEL)
 def sft(
     base: Base,
     data: Data,
     output: Output,
-    replay: Annotated[Path | None, typer.Option(help="replay.jsonl that baseline wrote; general rows against forgetting.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="replay.jsonl that baseline wrote; general rows against forgetting.", exists=True, dir_okay=False)
+    ] = None,
     recipe: RecipeOption = None,
+    store: StoreOption = "runs/store",
     set_: SetOption = NOTHING,
 ):
-    """Train an adapter on train.jsonl."""
-    from tunegate.train.sft import sft as work
+    """Train an adapter on train.jsonl. Started again after it was stopped or killed, it goes on from its last checkpoint."""
+    from tunegate.train.sft import sft_step
 
-    s = settings(recipe, set_)
-    tell(work(s.sft, s.task, base, data / "train.jsonl", empty(output), replay), output)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {"base": base, "data": data}
+        if replay is not None:
+            (Path(scratch) / "replay.jsonl").symlink_to(replay.absolute())
+            files["replay"] = Path(scratch)
+        _train("sft", sft_step, settings(recipe, set_), ("sft", "task"), store, files, output)
 
 
 @app.command(rich_help_panel=PANEL)
-def prefer(base: Base, adapter: Adapter, data: Data, output: Output, recipe: RecipeOption = None, set_: SetOption = NOTHING):
-    """Improve an adapter by DPO on pairs mined from its own answers."""
-    from tunegate.train.prefer import prefer as work
+def prefer(
+    base: Base, adapter: Adapter, data: Data, output: Output, recipe: RecipeOption = None, store: StoreOption = "runs/store",
+    set_: SetOption = NOTHING,
+):  # fmt: skip
+    """Improve an adapter by DPO, KTO or ORPO, on the data's own pairs or on pairs mined from its answers. Goes on as sft does."""
+    from tunegate.train.prefer import prefer_step
 
-    s = settings(recipe, set_)
-    tell(work(s.prefer, s.sft, s.task, base, adapter, data, empty(output)), output)
+    files = {"base": base, "adapter": adapter, "data": data}
+    _train("prefer", prefer_step, settings(recipe, set_), ("prefer", "task", "sft"), store, files, output)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -150,34 +165,68 @@ def evaluate(model: Merged, data: Data, baseline_results: Results, output: Outpu
     tell(work(model, data, baseline_results, empty(output), s.task, s.evaluate, s.serve, _digest(model)), output)
 
 
-Curated = directory("What curate wrote beside the data: report.json.")
 PolicyFile = Annotated[Path, typer.Option("--policy", help="The policy, a YAML file.")]
 
 
 @app.command(rich_help_panel=PANEL)
 def gate(
     policy: PolicyFile,
-    baseline: Results,
-    data: Data,
-    report: Curated,
-    output: Output,
-    results: Annotated[Path | None, typer.Option(help="What evaluate wrote; leave it out where nothing was trained.")] = None,
-    model: Annotated[Path | None, typer.Option(help="What merge wrote; the verdict then holds for it, and it can be registered.")] = None,
+    results: Annotated[
+        list[Path],
+        typer.Option(help="What baseline or evaluate wrote. Repeatable: all arms together are judged.", exists=True, file_okay=False),
+    ],
+    output: Annotated[Path, typer.Option(help="The verdict.json to write; its evidence, items.parquet, is written beside it.")],
+    curation: Annotated[
+        Path | None, typer.Option(help="What curate wrote: train.jsonl, test.jsonl and report.json.", exists=True, file_okay=False)
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="What merge wrote; it must be the model that was evaluated.", exists=True, file_okay=False)
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="What sft or prefer wrote.", exists=True, file_okay=False)] = None,
+    store: Annotated[str | None, typer.Option(help="Store with the ledger of the sealed test's uses.")] = None,
 ):
-    """Judge a model by a policy and per-item results; write verdict.json and its evidence."""
+    """Judge a model by a policy and per-item results; write the verdict and its evidence. Exit code 1 where it is ERROR."""
     from tunegate.gate import gate as work
+    from tunegate.gate.facts import directory_facts
     from tunegate.gate.policy import load_policy
+    from tunegate.gate.signing import claimed
+    from tunegate.report import verdict as telling
 
-    subject = [f"{STORED_AS['model']}/{_digest(model)}"] if model else []
-    verdict = work(load_policy(policy), data, report, baseline, empty(output), results, {"subject": subject})
-    say("\n  ".join([verdict["decision"], *verdict["reasons"]]))
-    say(f"written to {output}")
+    if output.name != "verdict.json":
+        raise BadInput(
+            f"--output is {output}, and a verdict is read from a file verdict.json. Give the path of one in a directory of its own."
+        )
+    if there := [path for path in (output, output.with_name("items.parquet")) if path.exists()]:
+        raise BadInput(f"{there[0]} is there already. Give a verdict.json in a new or an empty directory.")
+    verdict = work(load_policy(policy), results, output.parent, directory_facts(model, adapter, curation, store))
+    page = telling.write_page(output.parent, curation)
+    say(telling.summary(verdict, claimed(output.parent)))
+    say(f"\nwritten to {output}; to look at: {page}")
     if verdict["decision"] == "ERROR":
         raise typer.Exit(1)
 
 
+@app.command(rich_help_panel=PANEL)
+def policy(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A policy, to be checked.", show_default=False)] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of policies, for editors.")] = False,
+):
+    """Check a policy and say what it asks, and its digest, or print the schema of policies."""
+    from tunegate.gate.policy import load_policy, schema_text
+
+    if schema == (file is not None):
+        raise BadInput("Give either the file of a policy, or --schema.")
+    if schema:
+        say(schema_text())
+        return
+    asked = load_policy(file)
+    say(f"{asked.name} ({asked.digest()})")
+    for gate in asked.gates:
+        against = f" against {gate.versus}" if gate.versus else ""
+        say(f"  {gate.id}: {gate.test} of {gate.metric}{against}{'' if gate.required else ', not required'}")
+
+
 Verdict = directory("What gate wrote: verdict.json and its evidence.")
-StoreOption = Annotated[str, typer.Option("--store", help="Where the model is kept: a directory or s3://bucket/prefix.")]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -213,19 +262,43 @@ def deploy(
 
 
 STORED_AS = {  # as the pipeline names them, so that the same files get the same reference
-    "model": "merge-model", "verdict": "gate-verdict", "version": "register-version", "data": "curate-data", "results": "evaluate-results",
+    "base": "base", "adapter": "sft-adapter", "replay": "baseline-replay", "model": "merge-model", "verdict": "gate-verdict",
+    "version": "register-version", "data": "curate-data", "results": "evaluate-results",
 }  # fmt: skip
 
 
 def _step(work, recipe: Recipe, sections: tuple[str, ...], store_uri: str, files: dict[str, Path], output: Path) -> Result:
     """Call a step that works on references: its directories go into the store first."""
+    config, inputs = _asked(recipe, sections, store_uri, files)
+    empty(output).mkdir(exist_ok=True)
+    return work(config, inputs, output)
+
+
+def _train(name: str, work, recipe: Recipe, sections: tuple[str, ...], store_uri: str, files: dict[str, Path], output: Path) -> None:
+    """Call a step that trains, on this machine, and copy the adapter that it leaves in the store to `output`."""
+    from tunegate import digests, steps
+
+    output = empty(output).resolve()
+    config, inputs = _asked(recipe, sections, store_uri, files)
+    # The key names the training in the store: the same files and settings go on with it, and others begin their own.
+    key = digests.digest_json({"step": name, "config": config, "code": steps.code_of(name), "inputs": inputs.refs})
+    result = work(config, Inputs(inputs.refs, inputs.store, key, {"hourly_price": recipe.resources.hourly_price}), output)
+    partial = output.with_name(f".{output.name}.partial")  # renamed when whole, so that a later start finds all of it or nothing
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(inputs.store.get(result["adapter"]), partial, ignore=shutil.ignore_patterns("MANIFEST.json"))
+    partial.replace(output)
+    result.when_kept()
+    tell(result, output)
+
+
+def _asked(recipe: Recipe, sections: tuple[str, ...], store_uri: str, files: dict[str, Path]) -> tuple[dict, Inputs]:
+    """Give what a step is called with: its slice of the recipe, and the references of directories that are now in the store."""
     from tunegate.store import open_store
 
     store = open_store(store_uri if "://" in store_uri else str(Path(store_uri).resolve()))
     refs = {name: store.put(STORED_AS[name], path) for name, path in files.items()}
     document = recipe.model_dump(mode="json", by_alias=True) | {"recipe_name": recipe.name}
-    empty(output).mkdir(exist_ok=True)
-    return work({section: document[section] for section in sections}, Inputs(refs, store), output)
+    return {section: document[section] for section in sections}, Inputs(refs, store)
 
 
 def _digest(directory: Path) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tunegate import digests, kubernetes_deploy, prompts, registry
 from tunegate.errors import BadInput, Refused, Unavailable
-from tunegate.gate.verify import verify_verdict
+from tunegate.gate.verify import Proven, sealed_digest
+from tunegate.proof import promotable, require_same
 from tunegate.recipe import Deploy, Serve, Task
 from tunegate.results import read_items
 from tunegate.serving import client, engine
@@ -31,6 +32,7 @@ class Question:
     item_id: str
     messages: list[dict]
     expected: str
+    tools: list | None = None
 
 
 @dataclass(frozen=True)
@@ -50,36 +52,32 @@ def deploy_step(config: dict, inputs: Inputs, output: Path) -> Result:
     deploy, serve, task = Deploy(**config["deploy"]), Serve(**config["serve"]), Task(**config["task"])
     name, model_ref = config["register"]["model_name"], inputs.refs["model"]
     version = json.loads((inputs["version"] / "version.json").read_text(encoding="utf-8"))
-    verdict = require_approval(version, inputs["verdict"], model_ref)
-    questions = smoke_questions(inputs["verdict"], judged_data(inputs, verdict), task, deploy.smoke_items)
+    sealed = sealed_digest(inputs["data"]) if "data" in inputs else None
+    proof = require_approval(version, inputs["verdict"], model_ref, sealed)
+    questions = smoke_questions(inputs["verdict"], judged_data(inputs, proof.verdict), task, deploy.smoke_items)
     if deploy.target == "local":
         endpoint = deploy_locally(inputs.store, inputs["model"], model_ref, deploy, serve, task, name, questions)
     else:
-        endpoint = deploy_on_cluster(inputs.store.uri, model_ref, deploy, serve, task, name, questions)
+        annotations = kubernetes_deploy.proof_annotations(version["verdict_sha256"], proof.waived)
+        endpoint = deploy_on_cluster(inputs.store.uri, model_ref, deploy, serve, task, name, questions, annotations)
+    endpoint |= {"signed": proof.signed, "waiver": proof.waived}
     registry.set_tag(version["name"], version["version"], registry.SERVE, json.dumps({"serve": config["serve"], "system": task.system}))
     digests.write_atomic(output / "endpoint" / "endpoint.json", json.dumps(endpoint, indent=2, sort_keys=True) + "\n")
     smoke = endpoint["smoke"]
     found = " (recorded earlier for the same model, engine and configuration)" if smoke["recorded"] else ""
+    waived = f"; WAIVED by {proof.waived}" if proof.waived else ""
     return Result(
         summary=endpoint,
         metrics={"smoke_items": smoke["items"], "smoke_items_agreed": smoke["agreed"], "smoke_seconds": smoke["seconds"]},
-        line=f"smoke test: {smoke['agreed']} of {smoke['items']} answers as in evaluation{found}; {endpoint['start']}",
+        line=f"smoke test: {smoke['agreed']} of {smoke['items']} answers as in evaluation{found}; {endpoint['start']}{waived}",
     )
 
 
-def require_approval(version: dict, verdict_dir: Path, model_ref: str) -> dict:
-    """Give the verdict; refuse a version that is another model's, has another verdict, or was not approved."""
-    verdict = verify_verdict(verdict_dir, model_ref)
+def require_approval(version: dict, verdict_dir: Path, model_ref: str, sealed_sha256: str | None = None) -> Proven:
+    """Give what is proven of the version; refuse one that is another model's, has another verdict, is stale, or was not approved."""
     found = registry.version(version["name"], version["version"])
-    registry.require_promotable(found)
-    wanted = {registry.REF: model_ref, registry.VERDICT_SHA256: digests.sha256_file(verdict_dir / "verdict.json")}
-    for tag, value in wanted.items():
-        if found.tags.get(tag) != value:
-            raise Refused(
-                f"{found.name} version {found.version} is registered with {tag} {found.tags.get(tag)}, and this deployment brings "
-                f"{value}. A verdict holds for its own model only; register this model first."
-            )
-    return verdict
+    require_same(found, verdict_dir, model_ref)
+    return promotable(found, registry.champion_ref(version["name"]), sealed_sha256)
 
 
 def judged_data(inputs: Inputs, verdict: dict) -> Path:
@@ -112,8 +110,9 @@ def smoke_questions(verdict_dir: Path, data: Path, task: Task, count: int) -> li
     if not items:
         raise BadInput(f"The evidence in {verdict_dir} has no finished answer of the candidate to a row of {data}, so nothing to ask.")
     chosen = items[:count]
-    asked = prompts.candidate([rows[item["item_id"]] for item in chosen], task)
-    return [Question(item["item_id"], messages, item["output"]) for item, messages in zip(chosen, asked, strict=True)]
+    asked = [rows[item["item_id"]] for item in chosen]
+    prompted = zip(chosen, prompts.candidate(asked, task), prompts.tools_of(asked), strict=True)
+    return [Question(item["item_id"], messages, item["output"], tools) for item, messages, tools in prompted]
 
 
 def smoke_test(server, questions: list[Question], max_new_tokens: int) -> dict:
@@ -123,7 +122,10 @@ def smoke_test(server, questions: list[Question], max_new_tokens: int) -> dict:
         Refused: fewer than AGREEMENT of them do; the first that does not is in the sentence.
     """
     started = time.monotonic()
-    answers = client.chat(server, [question.messages for question in questions], max_new_tokens, concurrency=SMOKE_CONCURRENCY)
+    answers = client.chat(
+        server, [question.messages for question in questions], max_new_tokens, concurrency=SMOKE_CONCURRENCY,
+        tools=[question.tools for question in questions],
+    )  # fmt: skip
     pairs = list(zip(questions, answers, strict=True))
     wrong = [(q, a) for q, a in pairs if a.finish_reason != "stop" or a.text.strip() != q.expected.strip()]
     agreed = len(questions) - len(wrong)
@@ -142,7 +144,7 @@ def deploy_locally(
 ) -> dict:
     """Start the server, smoke-test it and stop it, unless the same deployment passed before."""
     identity = engine.identify(serve)
-    asked = [[question.messages, question.expected] for question in questions]
+    asked = [[question.messages, question.tools, question.expected] for question in questions]
     key = digests.digest_json({
         "model": model_ref, "engine": identity, "serve": serve.model_dump(), "deploy": deploy.model_dump(), "name": name,
         "max_new_tokens": task.max_new_tokens, "questions": asked,
@@ -161,13 +163,14 @@ def deploy_locally(
 
 
 def deploy_on_cluster(
-    store_uri: str, model_ref: str, deploy: Deploy, serve: Serve, task: Task, name: str, questions: list[Question], cluster=None
-) -> dict:
+    store_uri: str, model_ref: str, deploy: Deploy, serve: Serve, task: Task, name: str, questions: list[Question],
+    annotations: dict[str, str], cluster=None,
+) -> dict:  # fmt: skip
     """Roll the model out and smoke-test it through its Service; what was served before comes back if either fails.
 
     Not covered: from outside the cluster the Service cannot be reached, so this runs in a pod.
     """
-    wanted = kubernetes_deploy.objects(deploy, serve, name, model_ref, store_uri)
+    wanted = kubernetes_deploy.objects(deploy, serve, name, model_ref, store_uri, annotations)
     cluster = cluster or kubernetes_deploy.Cluster.connect()
     proven = {}
 
@@ -213,14 +216,16 @@ def require_listed(server, name: str) -> None:
 def serve_champion(which: str, port: int = 8000) -> None:
     """Serve MODEL@ALIAS (or MODEL/VERSION) in the foreground until it is interrupted; the verdict is verified first."""
     found = registry.resolve(which)
-    missing = [tag for tag in (registry.REF, registry.STORE, registry.VERDICT) if tag not in found.tags]
-    if missing:
-        raise Refused(f"{found.name} version {found.version} has no tag {missing[0]}: tunegate did not register it, so it is not served.")
+    # Both were proven beside the champion of their time; whatever else is served must be proven beside that of now.
+    standing = {number for alias, number in registry.aliases(found.name).items() if alias in ("champion", "previous")}
+    beside = {} if str(found.version) in standing else {"champion": registry.champion_ref(found.name)}
+    proof = promotable(found, **beside)
     store, ref = open_store(found.tags[registry.STORE]), found.tags[registry.REF]
-    verify_verdict(store.get(found.tags[registry.VERDICT]), ref)
     how = json.loads(found.tags.get(registry.SERVE, "{}"))
     title = f"{found.name} version {found.version}"
-    say(f"Starting {title} ({ref[:40]}…)")
+    say(f"Starting {title} ({ref[:40]}…), verdict {proof.verdict['decision']}, {proof.signed}")
+    if proof.waived:
+        say(f"WAIVED, not proven: by {proof.waived}")
     try:
         with engine.serve(store.get(ref), Serve(**how.get("serve", {})), served_name=found.name, port=port) as server:
             say(f"\n{title} answers at {server.url}/v1 ({server.engine['name']} {server.engine['version']}). Try:\n")

@@ -1,104 +1,132 @@
-"""Score a served model item by item: the task's sealed test, the dev set, and the loss on held general text.
+"""Score a served model item by item: the task's sealed test, the dev set, held general text, and the suites of the recipe.
 
-`Measurement` asks one running server on behalf of one arm or several; baseline uses it for the base model's arms.
+Three arms are measured here, all on one engine, with the same prompts and the same greedy settings:
+
+    candidate    the merged model, served as it will run
+    adapter      the adapter, unmerged, on the 16-bit base: what the merge must not change
+    champion     the model that serves now, where there is one
+
+Every answer is kept in the store as it comes (tunegate.answers).
 """
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from tunegate import digests, prompts, recipe, results, rows, tasks
+from tunegate import digests, ledger, prompts, recipe, results, rows
 from tunegate.errors import BadInput, Refused
-from tunegate.local_file import read_field, with_local_file
-from tunegate.serving import Progress, Server, chat, identify, serve, token_losses
-from tunegate.serving.client import SAMPLING
-from tunegate.steps import Inputs, Result
+from tunegate.local_file import with_local_file
+from tunegate.measurement import Measurement
+from tunegate.parity import same_as_adapter, same_prompt
+from tunegate.serving import identify, serve_when_asked
+from tunegate.steps import Inputs, Result, say
+from tunegate.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A model that the candidate is compared with: its directory, its digest, and an adapter to put on it."""
+
+    arm: str
+    model: Path
+    digest: str
+    adapter: Path | None = None
 
 
 def evaluate_step(config: dict, inputs: Inputs, output: Path) -> Result:
     settings = with_local_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store, output)
+    base = inputs["base"] if "base" in inputs else None
+    rivals = []
+    if settings.adapter and base is not None and "adapter" in inputs:
+        digest = f"{ref_digest(inputs.refs['base'])}+{ref_digest(inputs.refs['adapter'])}"
+        rivals.append(Rival("adapter", base, digest, inputs["adapter"]))
+    champion = config.get("champion")
+    if champion and champion["ref"] != inputs.refs["model"]:
+        place = inputs.store if champion["store"] == inputs.store.uri else open_store(champion["store"])
+        rivals.append(Rival("champion", place.get(champion["ref"]), ref_digest(champion["ref"])))
     return evaluate(
         inputs["model"], inputs["data"], inputs["results"], output, recipe.Task(**config["task"]), settings,
-        recipe.Serve(**config["serve"]), ref_digest(inputs.refs["model"]),
+        recipe.Serve(**config["serve"]), ref_digest(inputs.refs["model"]), rivals, base, inputs.store,
     )  # fmt: skip
 
 
 def evaluate(
     model: Path, data: Path, baseline_results: Path, output: Path, task: recipe.Task, settings: recipe.Evaluate,
-    serve_config: recipe.Serve, model_digest: str,
+    serve_config: recipe.Serve, model_digest: str, rivals: list[Rival] = (), base: Path | None = None, store: Store | None = None,
 ) -> Result:  # fmt: skip
-    """Serve the merged model, score it as arm `candidate` and write `output/results`.
+    """Serve the merged model, score it as arm `candidate`, then its rivals, and write `output/results`.
+
+    Args:
+        base: the base model as it was trained on; with it, the prompts that are served are held against those of training.
+        store: where answers are kept as they come, and the ledger of the sealed test; None keeps neither.
 
     Raises:
         Refused: the engine here is not the one that the baseline was measured on.
     """
     refuse_other_engine(identify(serve_config), results.read_arms(baseline_results))
     started = time.monotonic()
-    with serve(model, serve_config) as server:
-        measured = Measurement(server, task, settings, model_digest, "evaluate")
-        for split in ("dev", "test"):
-            items = read_split(data, split)
-            measured.ask("candidate", split, items, prompts.candidate(items, task))
+    dev, test = read_split(data, "dev"), read_split(data, "test")
+    asked = prompts.candidate(test, task)
+    if store is not None:
+        number = ledger.record(store, digests.sha256_file(data / "test.jsonl"), model_digest)
+        say(f"      evaluate: candidate number {number} on this sealed test")
+    measured = Measurement(task, settings, "evaluate", store)
+    with serve_when_asked(model, serve_config) as server:
+        measured.of(server, model_digest)
+        measured.ask("candidate", "dev", dev, prompts.candidate(dev, task))
+        measured.ask("candidate", "test", test, asked)
+        if base is not None:
+            measured.items += same_prompt(measured.served_prompts(asked, test), base, test, asked, measured.items)
         measured.read_general("candidate")
+        measured.time_first_tokens("candidate", asked, test)
+    for rival in rivals:
+        if reason := _cannot_serve(rival):
+            say(f"      evaluate: the arm {rival.arm} is left out: {reason}")
+            continue
+        with serve_when_asked(rival.model, serve_config, rival.adapter) as server:
+            measured.of(server, rival.digest)
+            measured.ask(rival.arm, "test", test, asked)
+            if rival.arm == "champion":
+                measured.read_general(rival.arm)
+                measured.time_first_tokens(rival.arm, asked, test)
+    measured.items += same_as_adapter(measured.items)
     results.write_results(output / "results", measured.items, measured.arms)
+    return _result(measured, time.monotonic() - started)
+
+
+def _result(measured: Measurement, seconds: float) -> Result:
     arm = measured.arms["candidate"]
     metrics = {
         "exact_candidate": measured.mean("candidate", "test", "task/exact"),
         "exact_dev_candidate": measured.mean("candidate", "dev", "task/exact"),
+        "exact_adapter": measured.mean("adapter", "test", "task/exact"),
+        "exact_champion": measured.mean("champion", "test", "task/exact"),
         "finish_stop_candidate": measured.mean("candidate", "test", "task/finish_stop"),
+        "same_prompt": measured.mean("candidate", "test", "parity/same_prompt"),
+        "same_as_adapter": measured.mean("candidate", "test", "parity/same_as_adapter"),
         "nats_per_token_candidate": measured.mean("candidate", "general", "general/nats_per_token"),
         "items_per_second": arm["items"] / arm["seconds"],
-        "seconds_evaluate": time.monotonic() - started,
+        "seconds_evaluate": seconds,
     }
-    summary = {"engine": server.engine, "exact_test": metrics["exact_candidate"], "exact_dev": metrics["exact_dev_candidate"]}
+    summary = {"engine": arm["engine"], "exact_test": metrics["exact_candidate"], "exact_dev": metrics["exact_dev_candidate"]}
     line = f"candidate {metrics['exact_candidate']:.1%} exact on {arm['items']} test items"
+    for name in ("adapter", "champion"):
+        if metrics[f"exact_{name}"] is not None:
+            line += f", {name} {metrics[f'exact_{name}']:.1%}"
     return Result(summary, metrics={name: value for name, value in metrics.items() if value is not None}, line=line)
 
 
-class Measurement:
-    """Collect per-item results and one record per arm from a running server."""
-
-    def __init__(self, server: Server, task: recipe.Task, settings: recipe.Evaluate, model_digest: str, label: str):
-        self.server, self.task, self.settings, self.model_digest, self.label = server, task, settings, model_digest, label
-        self.template_sha256 = chat_template_sha256(server.model_dir)
-        self.items: list[dict] = []
-        self.arms: dict[str, dict] = {}
-
-    def ask(self, arm: str, split: str, items: list[dict], asked: list[prompts.Messages], few_shot: dict | None = None) -> None:
-        """Answer and score every item; the arm's record is that of its latest split, so ask dev before test."""
-        started = time.monotonic()
-        progress = Progress(f"{self.label}: {arm} on {split}")
-        answers = chat(self.server, asked, self.task.max_new_tokens, self.settings.concurrency, progress)
-        hashes = [prompts.prompt_hash(messages) for messages in asked]
-        for row, answer, prompt_hash in zip(items, answers, hashes, strict=True):
-            about = {
-                "cluster_id": row["cluster"], "task_type": row["task_type"], "source": row["source"], "prompt_hash": prompt_hash,
-                "output": answer.text, "expected": rows.answer(row), "finish_reason": answer.finish_reason,
-                "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
-                "latency_seconds": answer.latency_seconds,
-            }  # fmt: skip
-            found = tasks.scores(self.task, answer.text, row) | {"task/finish_stop": float(answer.finish_reason == "stop")}
-            self.items += [results.item(arm, split, row["id"], metric, score, **about) for metric, score in found.items()]
-        self.arms[arm] = {
-            "model_digest": self.model_digest, "engine": self.server.engine, "chat_template_sha256": self.template_sha256,
-            "prompts_sha256": digests.digest_json(hashes), "sampling": {**SAMPLING, "max_tokens": self.task.max_new_tokens},
-            "few_shot": few_shot, "split": split, "seconds": time.monotonic() - started, "items": len(items),
-        }  # fmt: skip
-
-    def read_general(self, arm: str) -> None:
-        """Measure the loss on each held general text, where the recipe names some."""
-        if not self.settings.general_text:
-            return
-        texts = read_field(Path(self.settings.general_text), "text")
-        progress = Progress(f"{self.label}: {arm} on general text", unit="texts")
-        losses = token_losses(self.server, texts, self.settings.general_max_tokens, self.settings.concurrency, progress)
-        for text, (nats, n_tokens) in zip(texts, losses, strict=True):
-            item_id = digests.digest_json(text)
-            about = {"task_type": "general", "prompt_hash": item_id, "prompt_tokens": n_tokens}
-            self.items.append(results.item(arm, "general", item_id, "general/nats_per_token", nats, **about))
-
-    def mean(self, arm: str, split: str, metric: str) -> float | None:
-        return results.mean(self.items, arm, split, metric)
+def _cannot_serve(rival: Rival) -> str:
+    """Say why an engine cannot serve this arm; empty where it can."""
+    if rival.adapter is None:
+        return ""
+    config = rival.adapter / "adapter_config.json"
+    if not config.is_file():
+        return "all weights were trained, so there is no adapter to compare with"
+    if json.loads(config.read_text(encoding="utf-8")).get("use_dora"):
+        return "no server here applies DoRA unmerged"
+    return ""
 
 
 def refuse_other_engine(engine: dict, arms: dict[str, dict]) -> None:

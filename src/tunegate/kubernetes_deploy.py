@@ -16,6 +16,8 @@ FIELD_MANAGER = "tunegate"
 PORT = 8000
 MODEL_PATH = "/models/model"
 DIGEST_ANNOTATION = "tunegate/model-digest"
+VERDICT_ANNOTATION = "tunegate/verdict-sha256"
+WAIVER_ANNOTATION = "tunegate/waiver"
 SAY_EVERY_SECONDS = 30.0
 USER = 1000  # any number but 0; the images' files are readable to all
 INFERENCE_SERVICE = ("serving.kserve.io/v1beta1", "InferenceService")
@@ -26,8 +28,15 @@ def served_names(name: str, model_ref: str) -> list[str]:
     return [name, f"{name}-{model_ref.rpartition('/')[2][:12]}"]
 
 
-def objects(deploy: Deploy, serve: Serve, served_name: str, model_ref: str, store_uri: str) -> list[dict]:
-    """Build the Kubernetes objects that serve `model_ref`.
+def proof_annotations(verdict_sha256: str, waived: str) -> dict[str, str]:
+    """Say on the objects what lets the model be served: its verdict, and whose waiver, where it is not PROMOTE."""
+    return {VERDICT_ANNOTATION: verdict_sha256} | ({WAIVER_ANNOTATION: waived} if waived else {})
+
+
+def objects(
+    deploy: Deploy, serve: Serve, served_name: str, model_ref: str, store_uri: str, annotations: dict[str, str] | None = None
+) -> list[dict]:
+    """Build the Kubernetes objects that serve `model_ref`; what serves it gets `annotations`, its pods do not, so that they stay.
 
     Raises:
         BadInput: the configuration cannot work on a cluster.
@@ -37,10 +46,10 @@ def objects(deploy: Deploy, serve: Serve, served_name: str, model_ref: str, stor
     if serve.engine == "transformers":
         raise BadInput("On a cluster the model is served by vLLM. Set serve.engine to vllm or auto, or deploy.target to local.")
     if deploy.target == "kserve":
-        return [inference_service(deploy, serve, served_name, model_ref, store_uri)]
+        return [_annotated(inference_service(deploy, serve, served_name, model_ref, store_uri), annotations)]
     if not deploy.image:
         raise BadInput("deploy.target is deployment, and deploy.image is empty. Give the serving image with its digest.")
-    return [deployment(deploy, serve, served_name, model_ref, store_uri), service(deploy)]
+    return [_annotated(deployment(deploy, serve, served_name, model_ref, store_uri), annotations), service(deploy)]
 
 
 def deployment(deploy: Deploy, serve: Serve, served_name: str, model_ref: str, store_uri: str) -> dict:
@@ -155,6 +164,11 @@ def _metadata(deploy: Deploy, model_ref: str) -> dict:
         "labels": {**_labels(deploy), "app.kubernetes.io/managed-by": "tunegate"},
         "annotations": {DIGEST_ANNOTATION: model_ref},
     }
+
+
+def _annotated(found: dict, annotations: dict[str, str] | None) -> dict:
+    found["metadata"]["annotations"] |= annotations or {}
+    return found
 
 
 def _resources(deploy: Deploy) -> dict:

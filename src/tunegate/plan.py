@@ -10,15 +10,16 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import NormalDist
 
 import yaml
 
 from tunegate import steps
 from tunegate.digests import canonical_json
 from tunegate.errors import BadInput, Unavailable
+from tunegate.gate.planning import Sizes, check_policy
 from tunegate.predict import shape as shapes
 from tunegate.predict import table as predicted
+from tunegate.predict.unsuited import refuse_full, refuse_quantised
 from tunegate.recipe import Recipe, parse_recipe
 from tunegate.store import Store, open_store
 
@@ -29,17 +30,15 @@ SECTIONS = {
     "sft": ("sft", "task"),
     "prefer": ("prefer", "task", "sft"),
     "merge": ("merge",),
-    "evaluate": ("evaluate", "task", "serve"),
-    "gate": ("policy", "recipe_name", "cost_per_hour"),
+    "evaluate": ("evaluate", "task", "serve", "champion"),
+    "gate": ("policy", "recipe_name", "cost_per_hour", "champion"),
     "register": ("register", "recipe_name"),
     "approve": ("approve", "register"),
     "deploy": ("deploy", "serve", "register", "task"),
     "promote": ("register",),
 }
-ARMS = {"base_zero_shot", "base_few_shot"}  # that a gate may compare the candidate with
 MODEL_COPIES = 3  # the mirrored base, the merged model, and room for adapters and results
 HUB_SECONDS = 10.0
-DISCORDANT = 0.5  # share of pairs on which two arms differ, assumed for the sample size; the widest that is common
 
 
 @dataclass
@@ -50,13 +49,19 @@ class Plan:
     facts: list[tuple[str, str]] = field(default_factory=list)
     estimates: list[str] = field(default_factory=list)  # lines of a table: what each kind of device would need and give
     unchecked: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what can run, and will likely not end as hoped
     metrics: dict[str, float] = field(default_factory=dict)
 
 
 def plan_step(config: dict, inputs: steps.Inputs, output: Path) -> steps.Result:
-    found = plan(parse_recipe(config["recipe"]))
+    recipe = parse_recipe(config["recipe"])
+    found = plan(recipe, current(recipe.register_.model_name))
+    for warning in found.warnings:
+        steps.say(f"      plan: warning: {warning}")
     line = f"{dict(found.facts).get('parameters', 'size unknown')}; not checked: {len(found.unchecked)}"
+    line += f"; warnings: {len(found.warnings)}" if found.warnings else ""
     summary = {"steps": found.steps, "facts": found.facts, "estimates": found.estimates, "unchecked": found.unchecked}
+    summary["warnings"] = found.warnings
     return steps.Result(summary, metrics=found.metrics, line=line)
 
 
@@ -75,29 +80,50 @@ def store_of(recipe: str) -> str:
     return store if isinstance(store, str) else Recipe.model_fields["store"].default
 
 
-def plan(recipe: Recipe) -> Plan:
+def current(model_name: str) -> dict | None:
+    """Find the champion that a new model is compared with: {"version", "ref", "store"}; None where there is none.
+
+    Raises:
+        Unavailable: MLflow does not answer.
+    """
+    from tunegate import registry
+
+    number = registry.aliases(model_name).get("champion")
+    if number is None:
+        return None
+    tags = registry.version(model_name, number).tags
+    return {"version": number, "ref": tags[registry.REF], "store": tags[registry.STORE]} if registry.REF in tags else None
+
+
+def plan(recipe: Recipe, champion: dict | None = None) -> Plan:
     """Check a recipe and slice it.
+
+    Args:
+        champion: what `current` found; evaluate and gate compare with it.
 
     Raises:
         BadInput: a source, the base model or the policy cannot give a run that ends in a verdict.
         Unavailable: the store does not answer, or its disk is too small.
     """
     store = open_store(recipe.store)
-    found = Plan(slices(recipe))
+    found = Plan(slices(recipe, champion))
+    if champion:
+        found.facts.append(("champion", f"version {champion['version']} of {recipe.register_.model_name}, which is measured too"))
     if "://" in recipe.store:
         found.unchecked.append(f"whether {recipe.store} answers, which the first step asks")
     _check_sources(recipe, store, found)
     _check_policy(recipe, store, found)
-    _check_lengths(recipe)
+    _check_sections_agree(recipe)
     base = _check_base(recipe, store, found)
     _check_disk(recipe, base, found)
     return found
 
 
-def slices(recipe: Recipe) -> dict[str, str]:
+def slices(recipe: Recipe, champion: dict | None = None) -> dict[str, str]:
     """Give the canonical configuration string of each step."""
     document = recipe.model_dump(mode="json", by_alias=True)
     document["recipe_name"] = recipe.name
+    document["champion"] = champion
     document["general_text"] = recipe.evaluate.general_text  # curate reads nothing else of that section
     found = {
         step: {"store": recipe.store, "code": steps.code_of(step), "config": {section: document[section] for section in sections}}
@@ -147,45 +173,28 @@ def _check_sources(recipe: Recipe, store: Store, found: Plan) -> None:
 
 
 def _check_policy(recipe: Recipe, store: Store, found: Plan) -> None:
-    policy = recipe.policy
-    general = _general_lines(recipe, store, found)
-    for gate in policy.gates:
-        if gate.versus is not None and gate.versus not in ARMS:
-            raise BadInput(f"Gate '{gate.id}' compares with '{gate.versus}', which no step measures. Known: {', '.join(sorted(ARMS))}.")
-        if gate.metric.startswith("general/"):
-            if not recipe.evaluate.general_text:
-                raise BadInput(f"Gate '{gate.id}' needs {gate.metric}; set evaluate.general_text to a JSONL file of held general text.")
-            items, source = general, f"evaluate.general_text has {general} texts"
-        else:
-            items, source = recipe.curate.test_rows, f"curate.test_rows is {recipe.curate.test_rows}"
-        needed = max(gate.min_n, gate.min_clusters)
-        if items is not None and items < needed:
-            raise BadInput(f"Gate '{gate.id}' needs {needed} items, and {source}. It could never pass: give it more items.")
-        if gate.test == "superiority" and not gate.metric.startswith("general/"):
-            reach = NormalDist().inv_cdf(1 - policy.alpha) + NormalDist().inv_cdf(policy.power)
-            gain = gate.margin + reach * (DISCORDANT / items) ** 0.5
-            text = f"true gain of {gain:.3f} passes with power {policy.power:g} on {items} items, if {DISCORDANT:.0%} of pairs differ"
-            found.facts.append((f"gate {gate.id}", text))
-    if recipe.curate.max_train_rows is not None and recipe.curate.max_train_rows < policy.preconditions.min_train_rows:
-        raise BadInput(
-            f"curate.max_train_rows is {recipe.curate.max_train_rows}, and the policy asks for at least "
-            f"{policy.preconditions.min_train_rows} training rows."
-        )
+    test_set, rows = recipe.curate.test_set, recipe.curate.test_rows
+    test = _lines(test_set, store, found) if test_set else rows
+    source = f"curate.test_set has {test} rows" if test_set else f"curate.test_rows is {rows}"
+    general = _lines(recipe.evaluate.general_text, store, found) if recipe.evaluate.general_text else 0
+    outlook = check_policy(recipe, Sizes(test, source, general))
+    found.facts += outlook.facts
+    found.warnings += outlook.warnings
 
 
-def _general_lines(recipe: Recipe, store: Store, found: Plan) -> int | None:
-    address = recipe.evaluate.general_text
-    if not address:
-        return 0
+def _lines(address: str, store: Store, found: Plan) -> int | None:
+    """Count the lines of a file that is here; None where a later step reads it."""
     path = locate(store, address)
     if path is None:
-        found.unchecked.append(f"the length of {address}, which evaluate reads")
+        found.unchecked.append(f"the length of {address}, which a later step reads")
         return None
     files = sorted(p for p in path.iterdir() if p.name != "MANIFEST.json") if path.is_dir() else [path]
     return sum(1 for file in files for line in file.read_bytes().splitlines() if line.strip())
 
 
-def _check_lengths(recipe: Recipe) -> None:
+def _check_sections_agree(recipe: Recipe) -> None:
+    if recipe.prefer.method != "none":
+        refuse_full(recipe.sft)
     if recipe.task.max_new_tokens >= recipe.serve.max_model_len:
         raise BadInput(
             f"task.max_new_tokens is {recipe.task.max_new_tokens} and serve.max_model_len {recipe.serve.max_model_len}: "
@@ -205,6 +214,7 @@ def _check_base(recipe: Recipe, store: Store, found: Plan) -> Path | None:
     if config is None:
         found.unchecked.append("GPU memory, hours and cost, which need the base model's config.json")
         return base
+    refuse_quantised(config, recipe.base_model)
     shape = shapes.read_shape(config)
     if shape is None:
         found.unchecked.append(f"GPU memory, hours and cost: {config.get('model_type', 'this model')} is not built like Llama")
@@ -293,4 +303,5 @@ def table(found: Plan) -> list[str]:
     """Lay the plan out for a terminal."""
     width = max(len(name) for name, _ in found.facts)
     lines = [f"{name:<{width}}  {text}" for name, text in found.facts]
-    return lines + found.estimates + [f"not checked: {what}" for what in found.unchecked]
+    lines += found.estimates + [f"not checked: {what}" for what in found.unchecked]
+    return lines + [f"warning: {what}" for what in found.warnings]

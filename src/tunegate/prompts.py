@@ -3,8 +3,11 @@
 The base model gets the fuller `task.zero_shot_system` where there is one, in both of its arms: a baseline that is told less
 than it could be told is not a fair one. The candidate gets `task.system` only, the prompt it was trained with and will be
 served with.
+
+What a row's tools are goes beside its turns (`tools_of`), since a chat template renders them in a place of its own.
 """
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,7 +15,7 @@ from collections.abc import Callable
 from tunegate import digests, rows
 from tunegate.errors import BadInput
 
-Messages = list[dict[str, str]]
+Messages = list[dict]
 NGRAMS = (2, 5)  # characters in one n-gram; arbitrary, wide enough for single words and for typing errors
 
 
@@ -24,8 +27,28 @@ def candidate(items: list[dict], task) -> list[Messages]:
     return [rows.chat(row, task.system) for row in items]
 
 
+def tools_of(items: list[dict]) -> list[list | None]:
+    """Give the tools that each item's prompt offers, in the order of the prompts."""
+    return [rows.tools(row) for row in items]
+
+
+def as_sent(messages: Messages) -> Messages:
+    """Give turns as OpenAI's API takes them: the arguments of tool calls are JSON in text there, and an object in a chat template."""
+    return [_with_text_arguments(turn) if turn.get("tool_calls") else turn for turn in messages]
+
+
+def _with_text_arguments(turn: dict) -> dict:
+    def written(function: dict) -> dict:
+        return function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+
+    return turn | {"tool_calls": [call | {"function": written(call["function"])} for call in turn["tool_calls"]]}
+
+
 def few_shot(items: list[dict], task, examples: list[list[dict]]) -> list[Messages]:
-    """Put each item's own examples between the system turn and its question, as turns already taken."""
+    """Put each item's own examples between the system turn and its question, as turns already taken.
+
+    The tools are the item's own, also where an example calls another: what is compared is what the task offers.
+    """
     prompts = []
     for messages, shown in zip(zero_shot(items, task), examples, strict=True):
         system = [turn for turn in messages if turn["role"] == "system"]
@@ -65,9 +88,13 @@ def nearest_examples(train: list[dict], items: list[dict], k: int) -> list[list[
 
 
 def fit(
-    items: list[dict], task, examples: list[list[dict]], count_tokens: Callable[[list[Messages]], list[int]], max_prompt_tokens: int
-) -> list[Messages]:
+    items: list[dict], task, examples: list[list[dict]], count_tokens: Callable[[list[Messages], list[list | None]], list[int]],
+    max_prompt_tokens: int,
+) -> list[Messages]:  # fmt: skip
     """Build few-shot prompts, dropping each one's farthest examples until it has at most `max_prompt_tokens` tokens.
+
+    Args:
+        count_tokens: given prompts and the tools of each, counts the tokens.
 
     Raises:
         BadInput: an item is too long even without examples.
@@ -76,7 +103,7 @@ def fit(
     prompts = few_shot(items, task, kept)
     unsure = list(range(len(items)))
     while unsure:
-        counts = count_tokens([prompts[i] for i in unsure])
+        counts = count_tokens([prompts[i] for i in unsure], tools_of([items[i] for i in unsure]))
         long = [i for i, count in zip(unsure, counts, strict=True) if count > max_prompt_tokens]
         for i in long:
             if not kept[i]:
@@ -90,9 +117,9 @@ def fit(
     return prompts
 
 
-def prompt_hash(messages: Messages) -> str:
-    return digests.digest_json(messages)
+def prompt_hash(messages: Messages, tools: list | None = None) -> str:
+    return digests.digest_json({"messages": messages, "tools": tools} if tools else messages)
 
 
 def _asked(row: dict) -> str:
-    return "\n".join(turn["content"] for turn in rows.chat(row, "") if turn["role"] != "system")
+    return "\n".join(rows.said(turn) for turn in rows.chat(row, "") if turn["role"] != "system")

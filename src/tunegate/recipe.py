@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tunegate.curate_names import ENTITIES, LANGUAGES, refuse_unknown
 from tunegate.errors import BadInput
 from tunegate.gate.policy import Policy
+from tunegate.tasks import patterns, schemas
 from tunegate.validation import explain, read_yaml
 
 # A star stands for every entry of a list.
@@ -29,6 +30,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+Metric = Literal[
+    "exact_text", "label", "json", "json_valid", "json_fields", "json_schema", "numeric", "regex", "rouge_l", "chrf", "bleu", "tool_call",
+    "tool_name",
+]  # fmt: skip
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,13 +48,51 @@ class Data(Section):
 
 
 class Task(Section):
-    """What the model is asked to do, and how an answer is judged right."""
+    """What the model is asked to do, and how an answer is judged: docs/tasks.md says what each checker and metric calls right."""
 
-    checker: Literal["json", "exact", "label"] = "exact"  # json: equal as JSON values; label: equal, ignoring case and space
+    checker: Literal["exact", "label", "json", "numeric", "regex", "json_schema", "tool_call"] = "exact"  # right or wrong: task/exact
+    metrics: list[Metric] = []  # beside the checker; each is measured as task/<name>, between 0 and 1
+    pattern: str | None = None  # of `regex`: right where it finds the same in the answer as in the expected one; RE2's syntax
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # of `numeric`: how far off a number may be; absolute
+    json_schema: dict | None = None  # of `json_schema`: what every answer must satisfy
+    perplexity: bool = False  # measure task/nats_per_token: the loss on the expected answer, from the server
     system: str = ""  # system prompt in training and in serving
     zero_shot_system: str = ""  # a fuller prompt for the untrained model; empty: the same as `system`
     max_new_tokens: Count = 128
     max_length: Count = 1024  # tokens in prompt and answer (TRL's default)
+
+    @field_validator("metrics")
+    @classmethod
+    def _named_once(cls, metrics: list[str]) -> list[str]:
+        if twice := next((name for name in metrics if metrics.count(name) > 1), None):
+            raise ValueError(f"{twice} stands in it twice; name each metric once")
+        return metrics
+
+    @field_validator("pattern")
+    @classmethod
+    def _compile(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            patterns.compiled(pattern)
+        return pattern
+
+    @field_validator("json_schema")
+    @classmethod
+    def _can_check(cls, schema: dict | None) -> dict | None:
+        if schema is not None:
+            schemas.refuse(schema)
+        return schema
+
+    @model_validator(mode="after")
+    def _used_where_given(self):
+        for key, name in (("pattern", "regex"), ("json_schema", "json_schema")):
+            used, given = name in (self.checker, *self.metrics), getattr(self, key) is not None
+            if used and not given:
+                raise ValueError(f"{name} needs task.{key}: set it, or choose another checker or metric")
+            if given and not used:
+                raise ValueError(f"task.{key} is set and nothing uses it: name {name} as checker or in metrics, or remove it")
+        if self.tolerance and "numeric" not in (self.checker, *self.metrics):
+            raise ValueError("task.tolerance is set and nothing uses it: name numeric as checker or in metrics, or remove it")
+        return self
 
 
 class ChatFormat(Section):
@@ -189,7 +234,7 @@ class Curate(Section):
 
 
 class Baseline(Section):
-    few_shot_k: Count = 5
+    few_shot_k: Count | Annotated[list[Count], Field(min_length=1)] = [2, 5]  # numbers of examples to try on dev; arbitrary
     few_shot: Annotated[list[Literal["fixed", "nearest"]], Field(min_length=1)] = ["fixed", "nearest"]  # the best on dev is the arm
     replay_data: str | None = None  # JSONL of rows or {"text"}: general data to replay in training instead of the base model's own words
     replay_prompts: str | None = None  # JSONL of {"prompt"} and {"opening"}; the base model's own words on them are replayed in training
@@ -324,7 +369,7 @@ class Merge(Section):
 
 
 SuiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-RESERVED_NAMES = {"dev", "test", "general", "task", "serve", "judge"}  # splits and metrics that are there without a suite
+RESERVED_NAMES = {"dev", "test", "general", "task", "serve", "parity", "judge"}  # splits and metrics that are there without a suite
 
 
 class HarnessSuite(Section):
@@ -379,6 +424,9 @@ class Evaluate(Section):
     general_text: str | None = None  # JSONL of held general text ({"text": …}); loss on it measures forgetting
     general_max_tokens: Count = 256
     concurrency: Count = 16
+    adapter: bool = True  # measure the unmerged adapter too, so that a gate can see what the merge changed
+    timed_requests: Annotated[int, Field(ge=0)] = 32  # test items whose answers are streamed, for the time to the first token; arbitrary
+    timed_concurrency: Count = 4  # requests at once then; arbitrary, a lightly loaded server
     suites: list[Suite] = []  # beside the task: each one a split and metrics of its own name
     judge: Pairwise = Pairwise()
 

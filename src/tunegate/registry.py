@@ -1,4 +1,6 @@
-"""Read and mark model versions in the MLflow registry: tags say what a version may do, aliases what it does.
+"""Read and mark model versions in the MLflow registry: tags say what a version is and where its proof lies, aliases what it does.
+
+Tags and aliases are not the proof: tunegate.proof verifies the verdict itself, from the store, each time.
 
 alias candidate    the version that was registered last
 alias champion     the version that serves
@@ -8,14 +10,17 @@ alias previous     the champion before it, to roll back to
 from contextlib import contextmanager
 
 from tunegate import tracking
-from tunegate.errors import BadInput, Refused, Unavailable
+from tunegate.errors import BadInput, Unavailable
 
 REF = "tunegate.ref"  # the store reference of the model: the authority on what the version is
 STORE = "tunegate.store"
 VERDICT = "tunegate.verdict"  # the store reference of the verdict directory
 VERDICT_SHA256 = "tunegate.verdict_sha256"
 DECISION = "tunegate.decision"
+SIGNED = "tunegate.signed"  # who signed the verdict, or "unsigned"
+WAIVER = "tunegate.waiver"  # "<who> until <date>: <reason>", where the verdict is not PROMOTE
 APPROVAL = "tunegate.approval"  # "not-required" or "approved:<who>"
+APPROVED_AT = "tunegate.approved_at"
 PROMOTED = "tunegate.promoted"
 SERVE = "tunegate.serve"  # how deploy served it, as JSON
 
@@ -101,15 +106,13 @@ def set_alias(name: str, alias: str, number: str) -> None:
         client().set_registered_model_alias(name, alias, str(number))
 
 
-def require_promotable(found) -> None:
-    """Refuse a version that the gate did not promote or that nobody approved."""
-    title = f"{found.name} version {found.version}"
-    decision = found.tags.get(DECISION)
-    if decision != "PROMOTE":
-        raise Refused(
-            f"{title} has {'the verdict ' + decision if decision else 'no verdict'}; only a version with the verdict PROMOTE "
-            "may be served as champion. Train and register a better model with `tunegate run`."
-        )
-    approval = found.tags.get(APPROVAL, "")
-    if approval != "not-required" and not approval.startswith("approved:"):
-        raise Refused(f"{title} has no recorded approval. Run: tunegate approve {found.name} {found.version} --who NAME")
+def champion_ref(name: str) -> str | None:
+    """Give the store reference of the model that serves now; None where there is no champion, or tunegate did not register it."""
+    number = aliases(name).get("champion")
+    return version(name, number).tags.get(REF) if number else None
+
+
+def by_person(approval: str) -> bool:
+    """Say whether the value of the tag APPROVAL names a person."""
+    kind, _, who = approval.partition(":")
+    return kind == "approved" and bool(who.strip())

@@ -116,8 +116,11 @@ def _calls_problem(role: str, calls, tools: list | None) -> str:
     try:
         names = [call["function"]["name"] for call in calls]
         known = [tool["function"]["name"] for tool in tools or ()]
+        named = all(isinstance(call["function"]["arguments"], dict) for call in calls)
     except (TypeError, KeyError):
         return "has tool calls of an unknown form; known is a list of {'function': {'name', 'arguments'}}"
+    if not named:
+        return "has a tool call whose arguments are not an object; `tunegate ingest` makes them one"
     return next((f"calls {name!r}, which is not among the tools of the row" for name in names if tools and name not in known), "")
 
 
@@ -143,6 +146,20 @@ def chat(row: dict, system: str) -> list[dict]:
     if system and (not prompt or prompt[0]["role"] != "system"):
         return [{"role": "system", "content": system}, *prompt]
     return list(prompt)
+
+
+def tools(row: dict) -> list | None:
+    """Give the tools that a row's prompt offers, as vLLM hands them to a chat template; None where there are none.
+
+    vLLM passes on no more of a function than these keys, in this order, with null where one is missing (FunctionDefinition in its
+    protocol), and a template renders them as they come: training must see the same.
+    """
+    return [{"type": "function", "function": _function(tool["function"])} for tool in row.get("tools") or ()] or None
+
+
+def _function(function: dict) -> dict:
+    strict = {"strict": function["strict"]} if function.get("strict") is not None else {}
+    return {key: function.get(key) for key in ("name", "description", "parameters")} | strict
 
 
 def answer(row: dict) -> str:

@@ -34,33 +34,48 @@ def write_files(directory: Path) -> None:
     (directory / "policy.yaml").write_text(yaml.safe_dump(POLICY))
 
 
-def demo_recipe(directory: Path, base: Path, store: str):
+def demo_recipe(directory: Path, base: Path, store: str, overrides: list[str] = ()):
     """The demo's recipe with another model, other data and a policy for few items; every section and every step is in use."""
-    write_files(directory)
     return load_recipe(ROOT / "pipelines/recipes/demo.yaml", [
         f"base_model={base}", f"data.sources=[{directory}/rows.jsonl]", f"policy={directory}/policy.yaml", f"store={store}",
         f"baseline.replay_prompts={directory}/anchors.jsonl", f"evaluate.general_text={directory}/general.jsonl",
         "serve.engine=transformers", "serve.max_model_len=512", "task.checker=label", "task.zero_shot_system=Say yes or no.",
         "task.system=Say yes.", "task.max_new_tokens=4", "curate.dev_rows=24", "curate.test_rows=60", "curate.max_train_rows=500",
         "sft.learning_rate=1e-2", "sft.num_train_epochs=2", "sft.replay_share=0.02", "prefer.prompts=8", "prefer.samples_per_prompt=2",
-        "baseline.few_shot_k=2", "register.model_name=tiny", "deploy.smoke_items=4",
+        "baseline.few_shot_k=2", "register.model_name=tiny", "deploy.smoke_items=4", *overrides,
     ])  # fmt: skip
 
 
+class World:
+    """A directory with the recipe's files, a store and runs; `run` gives a run's verdict and what it printed."""
+
+    def __init__(self, directory: Path, base: Path, store: str, capture):
+        self.directory, self.base, self.store, self.runs, self.capture = directory, base, store, directory / "runs", capture
+
+    def run(self, run_id: str, overrides: list[str] = (), policy: dict | None = None, **recipe) -> tuple[dict, str]:
+        from tunegate.runner import run_local
+
+        (self.directory / "policy.yaml").write_text(yaml.safe_dump(policy or POLICY))
+        settings = demo_recipe(self.directory, recipe.get("base", self.base), self.store, overrides)
+        assert run_local(settings, self.runs, run_id) == 0
+        return json.loads((self.runs / run_id / "verdict.json").read_text()), self.capture.readouterr().out
+
+
+@pytest.fixture
+def without_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.mark.parametrize("where", ["directory", "s3"])
-def test_the_demo_recipe_ends_with_a_champion(where, request, tmp_path, tiny_base, capfd, monkeypatch):
+def test_the_demo_recipe_ends_with_a_champion(where, request, tmp_path, tiny_base, capfd, without_server):
     from mlflow import MlflowClient
 
-    from tunegate.runner import run_local
-
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_files(tmp_path)
     address = request.getfixturevalue("s3").uri if where == "s3" else str(tmp_path / "store")
-    recipe = demo_recipe(tmp_path, tiny_base, address)
-    runs = tmp_path / "runs"
+    world = World(tmp_path, tiny_base, address, capfd)
+    runs = world.runs
 
-    assert run_local(recipe, runs, "first") == 0
-    said = capfd.readouterr().out
-    verdict = json.loads((runs / "first/verdict.json").read_text())
+    verdict, said = world.run("first")
     assert verdict["decision"] == "PROMOTE", said
     assert "[13/13] promote" in said and "PROMOTE" in said
     page = (runs / "first/report.html").read_text()
@@ -70,12 +85,33 @@ def test_the_demo_recipe_ends_with_a_champion(where, request, tmp_path, tiny_bas
     model = open_store(address).read_json("runs/first/merge.json")["refs"]["model"]
     assert champion.tags["tunegate.ref"] == model
 
-    assert run_local(recipe, runs, "second") == 0
-    said = capfd.readouterr().out
-    for step in ("ingest", "curate", "baseline", "sft", "prefer", "merge", "evaluate"):
+    _, said = world.run("second")
+    for step in ("ingest", "curate", "baseline", "sft", "prefer", "merge"):
         assert re.search(rf"\] {step}: found by digest", said), step
+    assert "evaluate: candidate on test: 60 of 60 answers are in the store already" in said  # there is a champion now: this very model
     assert (runs / "second/verdict.json").read_bytes() == (runs / "first/verdict.json").read_bytes()
     assert len(client.search_model_versions("name='tiny'")) == 1
+    if where == "directory":
+        _the_other_verdicts(world, model)
+
+
+def _the_other_verdicts(world: World, champion: str) -> None:
+    """From the same store: what asks for more than its test can show, what learnt nothing, and what needs no training."""
+    gate = POLICY["gates"][1] | {"margin": 0.97, "mde_max": 0.01}
+    verdict, said = world.run("third", policy=POLICY | {"gates": [gate]})
+    assert verdict["decision"] == "INCONCLUSIVE", said
+    assert "items can show no less than" in verdict["reasons"][0] and "] sft: found by digest" in said and "] register" not in said
+
+    verdict, said = world.run("fourth", ["sft.learning_rate=1e-7", "sft.num_train_epochs=1", "prefer.method=none"])
+    assert verdict["decision"] == "REJECT", said
+    assert "beats_few_shot" in " ".join(verdict["reasons"]) and "] register" not in said
+    assert verdict["predicate"]["facts"]["arms"]["champion"]["model_digest"] == champion.partition("/")[2]
+
+    enough = {"preconditions": {"prompting_sufficient": {"metric": "task/exact", "target": 0.8}}}
+    taught = open_store(world.store).get(champion)
+    verdict, said = world.run("fifth", policy=POLICY | enough, base=taught)
+    assert verdict["decision"] == "DO_NOT_FINE_TUNE", said
+    assert "Prompting alone" in verdict["reasons"][0] and "] sft" not in said
 
 
 @pytest.mark.slow

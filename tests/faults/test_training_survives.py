@@ -2,31 +2,17 @@
 
 import functools
 import json
+import os
 import random
 import shutil
 import signal
 import threading
 
 import pytest
-from training import SFT, Work, ask, die, die_at_copy
+from training import SFT, Work, again, ask, at_each_step, die, die_at_copy, together
 
 KILLS = 10
 LATEST_SECONDS = 0.5  # after training began; a step takes some 0.05, the first one more
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tiny_base, tmp_path_factory) -> Work:
-    work = ask(str(tmp_path_factory.mktemp("whole")), "sft", tiny_base)
-    assert work.finish() == 0
-    return work
-
-
-def again(work: Work, name: str = "again") -> Work:
-    """Give a store that holds what was asked for, and nothing done."""
-    uri = f"{work.uri}-{name}-{random.randrange(10**9)}"
-    shutil.copytree(f"{work.uri}/objects", f"{uri}/objects")
-    (work.store.__class__)(uri).write_json(f"training/{work.run}/request.json", work.store.read_json(f"training/{work.run}/request.json"))
-    return Work(uri, work.run)
 
 
 def killed_often(work: Work, seed: int) -> None:
@@ -68,7 +54,7 @@ def test_dpo_killed_at_ten_random_moments_ends_with_the_same_weights(uninterrupt
 def test_killed_inside_a_save_after_each_file(uninterrupted):
     files = len(list((uninterrupted.store.root / "objects" / _checkpoint(uninterrupted)).rglob("*")))
     assert files > 6
-    for copies in range(1, files + 2, 3):
+    for copies in range(1, files + 2):
         work = again(uninterrupted)
         assert work.finish(functools.partial(die_at_copy, files + copies)) == -signal.SIGKILL
         before = [entry["step"] for entry in work.checkpoints]
@@ -91,18 +77,12 @@ def stopped_in_the_middle(uninterrupted) -> Work:
 
 def stop_at(step: int) -> None:
     """Have this process ask itself to stop at a step, as a node that goes does."""
-    import os
+    at_each_step(functools.partial(_stop_at, step))
 
-    from tunegate.train.callbacks import LossGuard
 
-    real = LossGuard.on_step_end if hasattr(LossGuard, "on_step_end") else None
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, args, state, control, **kwargs) if real else None
-
-    LossGuard.on_step_end = on_step_end
+def _stop_at(wanted: int, saving, step: int) -> None:
+    if step == wanted:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_asked_to_stop_it_saves_and_ends_with_75(uninterrupted):
@@ -112,6 +92,24 @@ def test_asked_to_stop_it_saves_and_ends_with_75(uninterrupted):
     assert work.finish() == 0
     assert work.result["summary"]["resumed_from_step"] == 4
     assert work.weights == uninterrupted.weights
+
+
+def test_the_logged_curve_is_that_of_a_training_that_was_not_interrupted(uninterrupted):
+    """Saved at step 4, when the mean that is logged at step 6 has begun; the figures of TRL and the count of tokens too."""
+    whole, stopped = again(uninterrupted), again(uninterrupted)
+    assert whole.finish(log_every_third_step) == 0
+    assert stopped.finish(functools.partial(together, log_every_third_step, functools.partial(stop_at, 4))) == 75
+    assert stopped.finish(log_every_third_step) == 0
+    log = whole.result["summary"]["log"]
+    assert [entry["step"] for entry in log][:4] == [1, 3, 6, 9] and {"num_tokens", "mean_token_accuracy"} <= set(log[0])
+    assert stopped.result["summary"]["log"] == log
+    assert stopped.result["summary"]["resumed_from_step"] == 4 and stopped.result["summary"]["tokens_per_second"] > 0
+
+
+def log_every_third_step() -> None:
+    from tunegate.train import running
+
+    running._logging_steps = lambda *given: 3
 
 
 def damage(name: str, change):

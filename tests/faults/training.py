@@ -6,7 +6,11 @@ Processes are forked from a server that has imported PyTorch and TRL already: an
 import functools
 import multiprocessing
 import os
+import random
+import shutil
 import signal
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,21 +82,49 @@ def _attempt(uri: str, run: str, before) -> None:
 
 def ask(uri: str, work: str, base: Path, sft: Sft = SFT, prefer: Prefer = PREFER, adapter: Path | None = None) -> Work:
     """Write a training down as its step would."""
-    store = open_store(uri)
-    made = command_rows(40)
-    data = Path(uri) / "given"
-    data.mkdir(parents=True)
-    rows.write_rows(data / "train.jsonl", made[:32])
-    rows.write_rows(data / "dev.jsonl", made[32:36])
-    refs = {"base": store.put("base", base), "data": store.put("data", data)}
+    store, made = open_store(uri), command_rows(40)
+    refs = {"base": store.put("base", base), "data": put_rows(store, "data", train=made[:32], dev=made[32:36])}
     if work == "prefer":
-        pairs = Path(uri) / "pairs"
-        pairs.mkdir()
-        rows.write_rows(pairs / "pairs.jsonl", [_pair(row) for row in made[:16]])
-        refs |= {"adapter": store.put("sft-adapter", adapter), "pairs": store.put("pairs", pairs)}
+        refs |= {"adapter": store.put("sft-adapter", adapter), "pairs": put_rows(store, "pairs", pairs=[_pair(row) for row in made[:16]])}
     config = {"sft": sft.model_dump(), "prefer": prefer.model_dump(), "task": TASK.model_dump(), "price_per_hour": 1.0}
     store.write_json("training/one/request.json", {"work": work, "config": config, "refs": refs, "run": "one"})
     return Work(uri, "one")
+
+
+def put_rows(store: Store, name: str, **files: list[dict]) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        for stem, lines in files.items():
+            rows.write_rows(Path(directory) / f"{stem}.jsonl", lines)
+        return store.put(name, directory)
+
+
+def again(work: Work, uri: str = "") -> Work:
+    """Give a store that holds what was asked for, and nothing done; beside the first, or where `uri` says."""
+    uri = uri or f"{work.uri}-again-{random.randrange(10**9)}"
+    asked = work.store.read_json(f"training/{work.run}/request.json")
+    for ref in asked["refs"].values():
+        shutil.copytree(f"{work.uri}/objects/{ref}", f"{uri}/objects/{ref}")
+    open_store(uri).write_json(f"training/{work.run}/request.json", asked)
+    return Work(uri, work.run)
+
+
+def together(*changes) -> None:
+    """Arrange for several things."""
+    for change in changes:
+        change()
+
+
+def at_each_step(act: Callable) -> None:
+    """Have this process call act(saving, step) after each step, before a checkpoint of it is thought of."""
+    from tunegate.train.saving import Saving
+
+    real = Saving.on_step_end
+
+    def on_step_end(self, args, state, control, **kwargs):
+        act(self, state.global_step)
+        return real(self, args, state, control, **kwargs)
+
+    Saving.on_step_end = on_step_end
 
 
 def _pair(row: dict) -> dict:

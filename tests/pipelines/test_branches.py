@@ -55,12 +55,20 @@ def test_a_promoted_model_goes_all_the_way(recipe, tmp_path, capfd):
     assert "[ 9/13] gate: " in said and "given adapter baseline data model report results" in said
     assert "KFP Executor" not in said and "executor_input" not in said
     assert "talk     tunegate serve tunegate@champion" in said
+    curves = [path.read_text() for path in sorted(here.glob("kfp/**/curve"))]
+    assert len(curves) == 2 and all("given base" in page or "given adapter base" in page for page in curves), "of sft and of prefer"
 
 
 def test_a_rejected_model_goes_no_further_and_the_run_ends_well(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_DECISION", "REJECT")
     code, ran = run(recipe, tmp_path)
     assert (code, ran) == (0, [name for name in steps.STEPS if name not in RELEASED])
+
+
+def test_a_rejected_model_that_is_waived_goes_on(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_DECISION", "REJECT")
+    monkeypatch.setenv("FAKE_WAIVER", "Ada")
+    assert run(recipe, tmp_path) == (0, list(steps.STEPS))
 
 
 def test_nothing_is_trained_when_prompting_is_enough(recipe, tmp_path, monkeypatch):

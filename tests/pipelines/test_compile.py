@@ -71,5 +71,13 @@ def test_every_pod_gets_its_run_id_and_its_credentials(documents):
         assert secret["optional"] and secret["secretNameParameter"]
 
 
+def test_the_key_that_signs_reaches_the_gate_alone(documents):
+    _, executors = documents
+    given = {name: {key["envVar"] for key in executor["secretAsEnv"][0]["keyToEnv"]} for name, executor in executors.items()}
+    assert {name for name, keys in given.items() if "TUNEGATE_SIGNING_KEY" in keys} == {"exec-gate", "exec-gate-2"}
+    checkers = {"exec-gate", "exec-gate-2", "exec-register", "exec-deploy", "exec-promote"}
+    assert {name for name, keys in given.items() if {"TUNEGATE_TRUSTED_KEYS", "TUNEGATE_WAIVER_KEYS"} <= keys} == checkers
+
+
 def _tasks(component: dict) -> list[dict]:
     return list(component.get("dag", {}).get("tasks", {}).values())

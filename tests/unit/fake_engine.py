@@ -34,7 +34,7 @@ class ToyModel:
         self.answers = json.loads((directory / "answers.json").read_text())
         self.batches: list[int] = []
 
-    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids = []
         for word in text.split():
             if word not in self.words:
@@ -42,10 +42,11 @@ class ToyModel:
             ids.append(self.words.index(word))
         return ids
 
-    def encode_chat(self, messages: list[dict]) -> list[int]:
+    def encode_chat(self, messages: list[dict], tools: list | None = None) -> list[int]:
         if messages[-1]["role"] != "user":
             raise BadInput("The model's chat template refuses this conversation: the last turn must be the user's.")
-        return self.encode(" ".join(f"<{turn['role']}> {turn['content']} {END}" for turn in messages))
+        offered = f"<system> {json.dumps(tools)} {END} " if tools else ""
+        return self.encode(offered + " ".join(f"<{turn['role']}> {turn['content']} {END}" for turn in messages))
 
     def generate(self, prompts: list[list[int]], sampling) -> list[Generated]:
         self.batches.append(len(prompts))
@@ -66,6 +67,9 @@ class ToyModel:
         if answer is None:
             return Generated([], " ".join(["unknown"] * max_tokens), "length", max_tokens)
         return Generated([], answer, "stop", len(answer.split()) + 1)
+
+    def spelt_out(self, answer: Generated) -> str:
+        return answer.text
 
     def score(self, ids: list[int], generate_one: bool) -> Scored:
         shown = [self.words[i] for i in ids] + ["next"] * generate_one
@@ -119,6 +123,9 @@ def main() -> None:
     parser.add_argument("--max-model-len", type=int)
     parser.add_argument("--enforce-eager", action="store_true")
     parser.add_argument("--enable-prefix-caching", action="store_true")
+    parser.add_argument("--enable-lora", action="store_true")
+    parser.add_argument("--max-lora-rank", type=int)
+    parser.add_argument("--lora-modules")
     given = parser.parse_args()
     behaviour = json.loads(Path(given.model, "config.json").read_text())
     if "says" in behaviour:
@@ -130,5 +137,8 @@ def main() -> None:
         if os.fork() == 0:
             os.execvp("sleep", ["sleep", str(behaviour["sleeps_seconds"])])
         time.sleep(behaviour["sleeps_seconds"])
-    model = ToyModel(Path(given.model), given.max_model_len)
-    HttpServer((given.host, given.port), handler_for(with_stop(Api(model, given.served_model_name)))).serve_forever()
+    name, directory = given.served_model_name, given.model
+    if given.enable_lora:  # the toy adapter knows all answers itself
+        name, _, directory = given.lora_modules.partition("=")
+    model = ToyModel(Path(directory), given.max_model_len)
+    HttpServer((given.host, given.port), handler_for(with_stop(Api(model, name)))).serve_forever()

@@ -5,10 +5,10 @@ import json
 import random
 from pathlib import Path
 
-from tunegate import digests, results
+from tunegate import digests, ledger, results
 
 ENGINE = {"name": "vllm", "version": "0.11.0", "dtype": "bfloat16"}
-POLICY = Path(__file__).parents[2] / "pipelines" / "policies" / "demo.yaml"
+POLICY = Path(__file__).with_name("fake_policy.yaml")
 INTENTS = {
     "HassTurnOn": "turn on the {name}", "HassTurnOff": "switch the {name} off", "HassLightSet": "set {area} brightness to {n} percent",
     "HassMediaPause": "pause the {area} music", "HassClimateGetTemperature": "how warm is it in the {area}",
@@ -19,6 +19,8 @@ WORDS = {
     "area": ["kitchen", "hallway", "garage", "guest room", "patio", "den"],
     "n": ["5", "15", "40", "70"],
 }  # fmt: skip
+
+PROMPT_OF = {"adapter": "candidate", "champion": "candidate"}  # asked as the candidate is
 
 DROPPED = [  # stage, reason, rows
     ("chat format", "longer than 1,024 tokens", 6), ("exact duplicates", "the same as another row", 274),
@@ -56,9 +58,9 @@ def answer_items(arm: str, rows: list[dict], right: float, split: str = "test", 
         wrong = ['{"intent": "HassTurnOn"}', "Sure! I have done that for you.", wanted.replace(": ", ":").replace("}}", "}")]
         about = {
             "cluster_id": row["cluster"], "task_type": row["task_type"], "source": row["source"], "expected": wanted,
-            "prompt_hash": sha(f"{arm} {row['id']}"), "output": wanted if ok else wrong[rng.randrange(3)], "finish_reason": "stop",
-            "prompt_tokens": tokens + len(row["messages"][0]["content"]) // 4, "completion_tokens": len(wanted) // 4,
-            "latency_seconds": 0.2 + tokens / 1000 + rng.random() / 5,
+            "prompt_hash": sha(f"{PROMPT_OF.get(arm, arm)} {row['id']}"), "output": wanted if ok else wrong[rng.randrange(3)],
+            "finish_reason": "stop", "prompt_tokens": tokens + len(row["messages"][0]["content"]) // 4,
+            "completion_tokens": len(wanted) // 4, "latency_seconds": 0.2 + tokens / 1000 + rng.random() / 5,
         }  # fmt: skip
         for metric, score in (("task/exact", float(ok)), ("task/finish_stop", 1.0)):
             items.append(results.item(arm, split, row["id"], metric, score, **about))
@@ -98,8 +100,9 @@ def make_arms(items: list[dict], model_digest: str = "m" * 64) -> dict[str, dict
 
 
 def make_facts(items: list[dict], **changed) -> dict:
-    arms = make_arms(items)
-    return {"trained": True, "train_rows": 1400, "leaked_pairs": 0, "arms": arms, "subject": ["merge-model/" + "m" * 64]} | changed
+    facts = {"trained": True, "train_rows": 1400, "leaked_pairs": 0, "stop_token_in_loss": 1.0, "champion": None, "arms": make_arms(items)}
+    sealed = {"sha256": sha("sealed"), "items": None, "use": 1}
+    return facts | {"sealed_test": sealed, "subject": ["merge-model/" + "m" * 64]} | changed
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -150,7 +153,9 @@ def fake_run(store, tmp: Path, until: str = "promote", **rates) -> str:
     data, report = store.put("curate-data", tmp / "data"), store.put("curate-report", tmp / "report")
     base = results_object(store, tmp, "baseline", dev + [i for i in items if i["arm"] != "candidate"], "b" * 64)
     measured = results_object(store, tmp, "evaluate", [i for i in items if i["arm"] == "candidate"], digest_of(model_ref))
-    adapter = store.put("sft-adapter", _file(tmp / "adapter", "adapter"))
+    (tmp / "adapter").mkdir()
+    (tmp / "adapter" / "training.json").write_text(json.dumps({"stop_token_in_loss": 1.0}))
+    adapter = store.put("sft-adapter", tmp / "adapter")
     sft = {"learning_rate": 1e-3, "num_train_epochs": 3, "lora": {"r": 16, "alpha": 32}}
     records = {
         "plan": {"line": "135 M parameters; 13 steps", "seconds": 0.9, "config": {"recipe": "name: home-assistant\ncost_per_hour: 0.1\n"}},
@@ -173,6 +178,7 @@ def fake_run(store, tmp: Path, until: str = "promote", **rates) -> str:
         if step != "gate":
             record(store, run_id, step, **records[step])
             continue
+        ledger.record(store, digests.sha256_file(tmp / "data" / "test.jsonl"), digest_of(model_ref))
         config = {"policy": load_policy(POLICY).model_dump(mode="json"), "recipe_name": "home-assistant", "cost_per_hour": 0.1}
         refs = {"data": data, "report": report, "baseline": base, "results": measured, "model": model_ref, "adapter": adapter}
         result = gate_step(config, Inputs(refs, store), tmp / "gate")

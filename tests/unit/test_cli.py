@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from command_line import call
 
 from tunegate import cli, cli_steps, runner
 from tunegate.errors import BadInput, Unavailable
@@ -22,25 +23,14 @@ DIGEST = "@sha256:" + "0" * 64
 IMAGES = {name: f"registry.example/{name}{DIGEST}" for name in runner.IMAGES}
 
 
-def call(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
-    """Run the program in this process; give exit code, output and errors."""
-    monkeypatch.setattr(sys, "argv", ["tunegate", *map(str, arguments)])
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "160")
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    return ended.value.code or 0, said.out, said.err
-
-
 def test_help_names_every_command(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "--help")
     listed = re.findall(r"^\W*(\w+)  +[A-Z]", out, re.MULTILINE)
     assert code == 0
-    assert set(listed) >= {"run", "plan", "submit", "serve", "approve", "promote", "rollback", "report", *STEPS}
+    assert set(listed) >= {"run", "plan", "submit", "serve", "approve", "promote", "rollback", "report", "verify", "waive", "keys", *STEPS}
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "submit", "serve", "promote", "rollback", "report", *STEPS])
+@pytest.mark.parametrize("command", ["run", "plan", "submit", "serve", "promote", "rollback", "report", "verify", "waive", "keys", *STEPS])
 def test_every_command_explains_its_options(monkeypatch, capsys, command):
     code, out, _ = call(monkeypatch, capsys, command, "--help")
     assert code == 0

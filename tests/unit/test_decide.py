@@ -4,8 +4,9 @@ import random
 import pandas as pd
 import pyarrow as pa
 import pytest
-from fake_run import POLICY, answer_items, make_arms, make_facts, make_items, make_rows, sha
+from fake_run import POLICY, answer_items, digest_of, make_arms, make_facts, make_items, make_rows, results_object, sha
 
+from tunegate import digests, ledger
 from tunegate import gate as gate_module
 from tunegate.errors import BadInput, Refused
 from tunegate.gate.decide import decide
@@ -14,6 +15,8 @@ from tunegate.gate.verdict import canonical, evidence, reverify, write_evidence
 from tunegate.gate.verify import verify_verdict
 from tunegate.gate.worth import worth_training
 from tunegate.results import read_items, write_results
+from tunegate.steps import Inputs
+from tunegate.store import open_store
 
 TEST = make_rows(240)
 
@@ -119,7 +122,7 @@ def test_too_few_items_to_see_the_effect_is_inconclusive(policy):
 
 def test_a_gain_too_good_to_be_true_is_held(policy, items):
     document = policy.model_dump(mode="json")
-    alarm = {"id": "too_good", "metric": "task/exact", "test": "max_improvement", "versus": "base_zero_shot", "margin": 0.6}
+    alarm = {"id": "far_too_good", "metric": "task/exact", "test": "max_improvement", "versus": "base_zero_shot", "margin": 0.6}
     document["gates"].append(alarm)
     decision, reasons, verdict = judged(Policy.model_validate(document), items)
     assert decision == "HOLD" and "suspiciously above 60.0 points" in reasons
@@ -194,7 +197,10 @@ def set_hashes(items, arm, like):
         (lambda items: [i.update(cluster_id=i["cluster_id"][0]) for i in items], "clusters are fewer than the 50"),
         (lambda items: set_hashes(items, "base_few_shot", "base_zero_shot"), "240 of 240 few-shot prompts are the zero-shot prompts"),
         (lambda items: [i.update(prompt_hash="") for i in items if i["arm"] == "candidate"], "have no prompt hash"),
-        (lambda items: of(items, "candidate", "general/nats_per_token")[0].update(prompt_hash="x"), "different general texts"),
+        (
+            lambda items: [i.update(prompt_hash=f"x{i['item_id']}") for i in of(items, "candidate", "general/nats_per_token")],
+            "60 of 60 prompts of base_zero_shot on general are not those",
+        ),
     ],
 )
 def test_spoilt_evidence_is_an_error_never_a_pass(policy, items, spoil, sentence):
@@ -291,47 +297,51 @@ def test_changed_evidence_and_another_policy_are_refused(policy, items):
         reverify(verdict, policy, items)
 
 
-class Inputs:
-    """Upstream directories and their references, as steps.Inputs gives them."""
-
-    def __init__(self, **given):
-        self.paths = {name: path for name, (path, _) in given.items()}
-        self.refs = {name: ref for name, (_, ref) in given.items()}
-
-    def __getitem__(self, name):
-        return self.paths[name]
-
-    def __contains__(self, name):
-        return name in self.refs
-
-
 @pytest.fixture
 def upstream(tmp_path, items):
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "train.jsonl").write_text("{}\n" * 1400)
-    (data / "report.json").write_text(json.dumps({"leaked_pairs": 0}))
+    """Leave in a store what the steps before the gate left; gives their references and the store."""
+    store = open_store(str(tmp_path / "store"))
+    for name in ("data", "report", "model", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data/train.jsonl").write_text("{}\n" * 1400)
+    (tmp_path / "data/test.jsonl").write_text("{}\n" * len(TEST))
+    (tmp_path / "report/report.json").write_text(json.dumps({"leaked_pairs": 0}))
+    (tmp_path / "model/model.safetensors").write_bytes(b"weights")
+    (tmp_path / "adapter/training.json").write_text(json.dumps({"stop_token_in_loss": 1.0}))
+    refs = {name: store.put(name, tmp_path / name) for name in ("data", "report", "model", "adapter")}
     base = dev_items(0.5) + [i for i in items if i["arm"] != "candidate"]
     candidate = [i for i in items if i["arm"] == "candidate"]
-    write_results(tmp_path / "baseline", base, make_arms(base))
-    write_results(tmp_path / "results", candidate, make_arms(candidate))
-    given = {"data": "d", "report": "r", "baseline": "e", "results": "f"}
-    given = {name: (tmp_path / name, f"{name}/{letter * 64}") for name, letter in given.items()}
-    return given | {"report": (data, "report/" + "r" * 64), "model": (tmp_path, "merge-model/" + "m" * 64)}
+    refs |= {"baseline": results_object(store, tmp_path, "baseline", base, "")}
+    refs |= {"results": results_object(store, tmp_path, "results", candidate, digest_of(refs["model"]))}
+    ledger.record(store, digests.sha256_file(tmp_path / "data/test.jsonl"), digest_of(refs["model"]))
+    return store, refs
+
+
+def with_data(upstream, tmp_path, **files):
+    """Put other curated data into the store, beside what is there."""
+    store, refs = upstream
+    for name, text in files.items():
+        (tmp_path / f"data/{name}.jsonl").write_text(text)
+    return store, refs | {"data": store.put("data", tmp_path / "data")}
+
+
+def step(upstream, output, **config):
+    store, refs = upstream
+    return gate_module.gate_step(CONFIG | config, Inputs(refs, store), output)
 
 
 CONFIG = {"policy": load_policy(POLICY).model_dump(mode="json"), "recipe_name": "demo", "cost_per_hour": 0.1}
 
 
 def test_the_step_writes_verdict_and_evidence(upstream, tmp_path):
-    result = gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "a")
-    gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "b")
+    result = step(upstream, tmp_path / "a")
+    step(upstream, tmp_path / "b")
     for name in ("verdict.json", "items.parquet"):
         assert (tmp_path / "a/verdict" / name).read_bytes() == (tmp_path / "b/verdict" / name).read_bytes()
     verdict = json.loads((tmp_path / "a/verdict/verdict.json").read_text())
     assert verdict["decision"] == result.summary["decision"] == "PROMOTE"
     assert result.line.startswith("PROMOTE: task/exact base_zero_shot ")
-    assert result.metrics["gates_passed"] == 4
+    assert result.metrics["gates_passed"] == result.metrics["gates"] == 5, "the one against the champion is skipped, not passed"
     rows = {row["arm"]: row for row in result.summary["table"]}
     assert list(rows) == ["base_zero_shot", "base_few_shot", "candidate"]
     assert rows["candidate"]["cost_per_1000_requests"] == pytest.approx(22.5 / 240 * 1000 / 3600 * 0.1)
@@ -339,32 +349,59 @@ def test_the_step_writes_verdict_and_evidence(upstream, tmp_path):
 
 
 def test_a_verified_verdict_holds_for_its_own_model_only(upstream, tmp_path):
-    gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "a")
-    directory = tmp_path / "a/verdict"
-    assert verify_verdict(directory, "merge-model/" + "m" * 64)["decision"] == "PROMOTE"
+    step(upstream, tmp_path / "a")
+    directory, model = tmp_path / "a/verdict", upstream[1]["model"]
+    assert verify_verdict(directory, model).verdict["decision"] == "PROMOTE"
     with pytest.raises(Refused, match="not about merge-model/zz"):
         verify_verdict(directory, "merge-model/" + "z" * 64)
     verdict = directory / "verdict.json"
     verdict.write_text(verdict.read_text().replace('"train_rows": 1400', '"train_rows": 140'))
     with pytest.raises(Refused, match="what differs"):
-        verify_verdict(directory, "merge-model/" + "m" * 64)
+        verify_verdict(directory, model)
     verdict.unlink()
     with pytest.raises(BadInput, match="No verdict at"):
-        verify_verdict(directory, "merge-model/" + "m" * 64)
+        verify_verdict(directory, model)
 
 
 def test_a_rejected_model_is_no_verified_one(upstream, tmp_path):
-    (tmp_path / "data/train.jsonl").write_text("{}\n" * 499)
-    assert gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "a").summary["decision"] == "REJECT"
+    upstream = with_data(upstream, tmp_path, train="{}\n" * 499)
+    assert step(upstream, tmp_path / "a").summary["decision"] == "REJECT"
     with pytest.raises(Refused, match="is REJECT, not PROMOTE: 499 training rows"):
-        verify_verdict(tmp_path / "a/verdict", "merge-model/" + "m" * 64)
+        verify_verdict(tmp_path / "a/verdict", upstream[1]["model"])
 
 
 def test_the_step_without_results(upstream, tmp_path):
-    del upstream["results"], upstream["model"]
-    result = gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "a")
-    assert result.summary["decision"] == "ERROR"
-    write_results(tmp_path / "baseline", dev_items(1.0), make_arms(dev_items(1.0)))
-    result = gate_module.gate_step(CONFIG, Inputs(**upstream), tmp_path / "b")
+    store, refs = upstream
+    for name in ("results", "model", "adapter"):
+        del refs[name]
+    assert step(upstream, tmp_path / "a").summary["decision"] == "ERROR"
+    refs["baseline"] = results_object(store, tmp_path, "enough", dev_items(1.0), "")
+    result = step(upstream, tmp_path / "b")
     assert result.summary["decision"] == "DO_NOT_FINE_TUNE"
     assert result.line.startswith("DO_NOT_FINE_TUNE: Prompting alone")
+
+
+def test_the_step_tells_what_the_upstream_left(upstream, tmp_path):
+    store, refs = upstream
+    step(upstream, tmp_path / "a", champion={"version": "1", "ref": refs["model"], "store": store.uri})
+    facts = json.loads((tmp_path / "a/verdict/verdict.json").read_text())["predicate"]["facts"]
+    sealed = digests.sha256_file(tmp_path / "data/test.jsonl")
+    assert facts["sealed_test"] == {"sha256": sealed, "items": 240, "use": 1}
+    assert facts["stop_token_in_loss"] == 1.0 and facts["train_rows"] == 1400
+    assert facts["champion"] is None, "the model is itself the champion"
+    assert facts["files"] == {"model.safetensors": digests.sha256_file(tmp_path / "model/model.safetensors")}
+    result = step(upstream, tmp_path / "b", champion={"version": "1", "ref": "merge-model/" + "a" * 64, "store": store.uri})
+    assert result.summary["decision"] == "ERROR" and "which engine served champion" in result.summary["reasons"][0]
+
+
+def test_a_test_that_was_cut_off_is_an_error(upstream, tmp_path):
+    result = step(with_data(upstream, tmp_path, test="{}\n" * 300), tmp_path / "a")
+    assert result.summary["decision"] == "ERROR"
+    assert "The arm candidate was asked 240 items of the sealed test, which has 300." in result.summary["reasons"]
+
+
+def test_results_that_contradict_each_other_are_refused(tmp_path, items):
+    for name, digest in (("one", "a" * 64), ("other", "b" * 64)):
+        write_results(tmp_path / name, items, make_arms(items, digest))
+    with pytest.raises(BadInput, match="other things of the arm candidate"):
+        gate_module.read_results([tmp_path / "one", tmp_path / "other"])

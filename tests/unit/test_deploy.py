@@ -268,9 +268,12 @@ def test_a_first_rollout_that_fails_its_smoke_test_leaves_nothing():
 def test_a_cluster_deployment_is_smoke_tested_under_the_name_with_the_digest(server, monkeypatch):
     monkeypatch.setattr(deploy, "service_url", lambda *_: server.url)
     settings = Deploy(target="deployment", name="chat", image="serve@sha256:1")
-    place = (STORE, REF, settings, SERVE, promoted_model.TASK, "toy", questions(1, 2, 3), DictionaryCluster())
-    endpoint = deploy.deploy_on_cluster(*place)
+    place = (STORE, REF, settings, SERVE, promoted_model.TASK, "toy", questions(1, 2, 3))
+    cluster, annotations = DictionaryCluster(), kubernetes_deploy.proof_annotations("ab" * 32, "Ada until 2026-12-01: outage")
+    endpoint = deploy.deploy_on_cluster(*place, annotations, cluster)
     assert endpoint["smoke"]["agreed"] == 3 and endpoint["url"] == server.url
+    told = cluster.objects["Deployment", "chat"]["metadata"]["annotations"]
+    assert told["tunegate/verdict-sha256"] == "ab" * 32 and told["tunegate/waiver"] == "Ada until 2026-12-01: outage"
 
 
 def test_a_service_url_is_that_of_the_service_or_of_the_inference_service():

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,15 +9,17 @@ import pytest
 from tunegate import recipe, results
 from tunegate.baseline import baseline, baseline_step, whole_sentences
 from tunegate.errors import BadInput, Refused
-from tunegate.evaluate import chat_template_sha256, evaluate, evaluate_step
+from tunegate.evaluate import Rival, chat_template_sha256, evaluate, evaluate_step
 from tunegate.gate.policy import Policy
 from tunegate.local_file import read_field, with_local_file
+from tunegate.serving import engine
 from tunegate.steps import Inputs
 from tunegate.store import open_store
 
 TASK = recipe.Task(system="Short.", zero_shot_system="Long and full.", checker="label", max_new_tokens=6)
 SERVE = recipe.Serve(max_model_len=128)
-TRAINED = {"lights now": "ON", "fan now": "FAN", "radio please": "RADIO", "radio now": "RADIO"}
+DEV = {f"{what} {when}": what.upper() for what in ("lights", "fan", "radio") for when in ("today", "later", "please")}
+TRAINED = DEV | {"radio now": "RADIO"}
 
 
 def row(question, answer):
@@ -29,9 +32,9 @@ def place(tmp_path, monkeypatch):
     """Lay out curated data, general text, replay prompts, a base model that knows little and one that was trained."""
     monkeypatch.setenv("TUNEGATE_SERVE_PYTHON", fake_engine.install(tmp_path / "environment"))
     splits = {
-        "train": [row("lights on", "ON"), row("lights up", "ON"), row("fan on", "FAN"), row("door open", "OPEN")],
-        "dev": [row("lights now", "ON"), row("fan now", "FAN"), row("radio please", "RADIO")],
-        "test": [row("lights then", "ON"), row("fan then", "FAN"), row("radio now", "RADIO")],
+        "train": [row("lights on", "LIGHTS"), row("lights up", "LIGHTS"), row("fan on", "FAN"), row("door open", "OPEN")],
+        "dev": [row(*asked) for asked in DEV.items()],
+        "test": [row("lights then", "LIGHTS"), row("fan then", "FAN"), row("radio now", "RADIO")],
     }
     data = tmp_path / "data"
     data.mkdir()
@@ -91,7 +94,7 @@ def test_baseline_measures_the_base_model_and_chooses_its_few_shot_prompt_on_dev
 def test_items_say_what_was_asked_and_answered(place):
     run_baseline(place)
     items = {(item["arm"], item["split"], item["item_id"], item["metric"]): item for item in results.read_items(place.output / "results")}
-    assert len(items) == 2 * (5 * 3 + 2 * 3) + 2
+    assert len(items) == 2 * (5 * 9 + 2 * 3) + 2
     item = items["base_zero_shot", "test", "id of fan then", "task/finish_stop"]
     assert (item["score"], item["finish_reason"], item["output"]) == (0.0, "length", " ".join(["unknown"] * 6))
     assert (item["cluster_id"], item["task_type"], item["completion_tokens"]) == ("cluster of fan then", "FAN", 6)
@@ -123,6 +126,86 @@ def test_evaluate_scores_the_candidate_with_its_own_prompt(place):
     assert result.metrics["nats_per_token_candidate"] == pytest.approx(0.325)
     before = {item["prompt_hash"] for item in results.read_items(place.output / "results") if item["split"] == "test"}
     assert not before & {item["prompt_hash"] for item in items if item["split"] == "test"}
+
+
+def with_rivals(place, store):
+    """Evaluate beside a toy adapter, which answers one item otherwise, and a champion that knows one answer more."""
+    adapter = fake_engine.model_directory(place.output / "adapter", TRAINED | {"radio now": "OTHER"})
+    (adapter / "adapter_config.json").write_text('{"r": 12}')
+    champion = fake_engine.model_directory(place.output / "champion", TRAINED | {"fan then": "FAN"})
+    rivals = [Rival("adapter", place.base, "base+adapter", adapter), Rival("champion", champion, "champion-digest")]
+    settings = recipe.Evaluate(general_text=str(place.general))
+    output = place.output / f"e{len(list(place.output.iterdir()))}"
+    evaluate(place.model, place.data, place.output / "results", output, TASK, settings, SERVE, "model-digest", rivals, None, store)
+    return output / "results"
+
+
+def test_the_adapter_and_the_champion_are_measured_on_the_same_items(place, tmp_path):
+    run_baseline(place)
+    found = with_rivals(place, None)
+    items, arms = results.read_items(found), results.read_arms(found)
+    exact = {(i["arm"], i["item_id"]): i["score"] for i in items if (i["split"], i["metric"]) == ("test", "task/exact")}
+    assert {arm: sum(exact[arm, row] for row in ("id of lights then", "id of fan then", "id of radio now")) for arm in arms} == {
+        "candidate": 1, "adapter": 0, "champion": 2,
+    }  # fmt: skip
+    same = {i["item_id"]: i["score"] for i in items if i["metric"] == "parity/same_as_adapter"}
+    assert same == {"id of lights then": 1, "id of fan then": 1, "id of radio now": 0}
+    assert arms["adapter"]["model_digest"] == "base+adapter" and arms["champion"]["model_digest"] == "champion-digest"
+    assert arms["adapter"]["prompts_sha256"] == arms["champion"]["prompts_sha256"] == arms["candidate"]["prompts_sha256"]
+    assert {i["arm"] for i in items if i["split"] == "general"} == {"candidate", "champion"}
+    timed = {(i["arm"], i["item_id"]) for i in items if i["first_token_seconds"] is not None}
+    assert {arm for arm, _ in timed} == {"candidate", "champion"} and len(timed) == 6
+    assert all(0 < i["first_token_seconds"] < 5 for i in items if i["first_token_seconds"] is not None)
+
+
+def test_no_arm_is_asked_twice(place, tmp_path, monkeypatch, capsys):
+    store = open_store(str(tmp_path / "store"))
+    run_baseline(place)
+    first = with_rivals(place, store)
+    for directory in ("adapter", "champion"):
+        shutil.rmtree(place.output / directory)
+    monkeypatch.setattr(engine, "_start", lambda *given: pytest.fail("a server was started, though all answers are known"))
+    again = with_rivals(place, store)
+    assert (again / "items.parquet").read_bytes() == (first / "items.parquet").read_bytes()
+    assert (again / "arms.json").read_bytes() == (first / "arms.json").read_bytes()
+    assert "3 of 3 answers are in the store already" in capsys.readouterr().out
+
+
+def test_dora_and_full_weights_have_no_adapter_arm(place, capsys):
+    run_baseline(place)
+    dora, full = place.output / "dora", place.output / "full"
+    for directory in (dora, full):
+        directory.mkdir()
+    (dora / "adapter_config.json").write_text('{"r": 8, "use_dora": true}')
+    rivals = [Rival("adapter", place.base, "one", dora), Rival("adapter", place.base, "two", full)]
+    settings = recipe.Evaluate(timed_requests=0)
+    evaluate(place.model, place.data, place.output / "results", place.output / "e", TASK, settings, SERVE, "m", rivals)
+    assert set(results.read_arms(place.output / "e" / "results")) == {"candidate"}
+    assert "no server here applies DoRA unmerged" in (said := capsys.readouterr().out) and "all weights were trained" in said
+
+
+def test_the_step_measures_the_champion_of_the_registry_but_not_the_model_itself(place, tmp_path):
+    store, other = open_store(str(tmp_path / "store")), open_store(str(tmp_path / "other"))
+    run_baseline(place)
+    champion = fake_engine.model_directory(tmp_path / "champion", {"fan then": "FAN"})
+    refs = {"model": store.put("merge-model", place.model), "data": store.put("data", place.data)}
+    refs["results"] = store.put("baseline-results", place.output / "results")
+    config = {"task": TASK.model_dump(), "serve": SERVE.model_dump(), "evaluate": recipe.Evaluate().model_dump()}
+    config["champion"] = {"version": "3", "ref": other.put("merge-model", champion), "store": other.uri}
+    result = evaluate_step(config, Inputs(refs, store), place.output / "e")
+    assert result.metrics["exact_champion"] == pytest.approx(1 / 3)
+    assert results.read_arms(place.output / "e" / "results")["champion"]["model_digest"] == config["champion"]["ref"].partition("/")[2]
+    config["champion"] = {"version": "4", "ref": refs["model"], "store": store.uri}
+    assert "exact_champion" not in evaluate_step(config, Inputs(refs, store), place.output / "f").metrics
+
+
+@pytest.mark.parametrize("k, more, chosen", [([3, 1], {"fixed_short_1"}, ("fixed", 3)), (1, set(), ("nearest", 1))])
+def test_the_number_of_examples_is_chosen_on_dev(place, k, more, chosen):
+    settings = recipe.Baseline(few_shot_k=k)
+    result = baseline(place.base, place.data, place.output, settings, TASK, recipe.Evaluate(), SERVE, policy(0.99), "base-digest")
+    tried = {arm.partition(":")[2] for arm in result.summary["exact_dev"] if ":" in arm}
+    assert tried == {"fixed", "nearest", "fixed_short", "nearest_short"} | more
+    assert (result.summary["few_shot"]["strategy"], result.summary["few_shot"]["k"]) == chosen
 
 
 def test_the_steps_read_their_inputs_from_a_store(place, tmp_path):

@@ -90,7 +90,7 @@ def test_slices_of_a_dumped_recipe_are_the_same(tiny_recipe):
     "overrides, sentence",
     [
         (["curate.test_rows=150"], "Gate 'beats' needs 200 items, and curate.test_rows is 150"),
-        (["policy.gates=[{id: b, metric: task/exact, versus: champion, test: superiority, margin: 0}]"], "which no step measures"),
+        (["policy.gates=[{id: b, metric: task/exact, versus: champon, test: superiority, margin: 0}]"], "which no step measures"),
         (
             ["policy.gates=[{id: g, metric: general/nats_per_token, versus: base_zero_shot, test: noninferiority, margin: 0.1}]"],
             "set evaluate.general_text",
@@ -100,6 +100,7 @@ def test_slices_of_a_dumped_recipe_are_the_same(tiny_recipe):
         (["serve.max_model_len=8192"], "reads at most 4096 tokens"),
         (["deploy.target=kserve"], "needs deploy.image with its digest"),
         (["resources.gpu_memory_gib=0.9"], "Training needs at least"),
+        (["sft.method=full", "sft.load_in_4bit=false"], "prefer goes on with an adapter, and sft.method is full"),
     ],
 )
 def test_what_could_never_end_well_is_refused(tiny_recipe, overrides, sentence):
@@ -136,11 +137,40 @@ def test_a_base_model_without_a_chat_template_is_refused(tiny_recipe, tmp_path):
     plan(recipe)
 
 
+@pytest.mark.parametrize(
+    "saved, format_",
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"4 bits \(bitsandbytes\)"),
+        ({"quant_method": "gptq", "bits": 8}, r"8 bits \(gptq\)"),
+        ({"quant_method": "fp8"}, "fp8"),
+    ],
+)
+def test_a_quantised_base_model_is_refused(tiny_recipe, tmp_path, saved, format_):
+    recipe = tiny_recipe()
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    (tmp_path / "base/config.json").write_text(json.dumps(config | {"quantization_config": saved}))
+    with pytest.raises(BadInput, match=f"already quantised to {format_}. Give its 16-bit weights, since merge needs them"):
+        plan(recipe)
+
+
 def test_too_little_general_text_is_refused(tiny_recipe, tmp_path):
     gate = "{id: g, metric: general/nats_per_token, versus: base_zero_shot, test: noninferiority, margin: 0.1, min_n: 50}"
     (tmp_path / "general.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
     with pytest.raises(BadInput, match="needs 50 items, and evaluate.general_text has 2 texts"):
         plan(tiny_recipe(evaluate={"general_text": "general.jsonl"}), f"policy.gates=[{gate}]")
+
+
+def test_what_will_likely_not_end_well_is_a_warning(tiny_recipe):
+    gate = "{id: b, metric: task/exact, versus: base_zero_shot, test: superiority, margin: 0.02, mde_max: 0.05}"
+    found = plan(tiny_recipe(), f"policy.gates=[{gate}]")
+    assert planning.table(found)[-1].startswith("warning: Gate 'b' wants to see 0.05 (mde_max), and 200 items show no less than 0.12")
+    assert plan(tiny_recipe()).warnings == []
+
+
+def test_a_given_test_set_is_counted(tiny_recipe, tmp_path):
+    (tmp_path / "sealed.jsonl").write_text("{}\n" * 120)
+    with pytest.raises(BadInput, match="needs 200 items, and curate.test_set has 120 rows"):
+        plan(tiny_recipe(curate={"test_set": "sealed.jsonl"}))
 
 
 def test_a_full_disk_is_unavailable(tiny_recipe, monkeypatch):

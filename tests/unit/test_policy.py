@@ -1,10 +1,15 @@
+import json
+from pathlib import Path
+
 import pytest
 import yaml
-from fake_run import POLICY
 from pydantic import ValidationError
 
 from tunegate.errors import BadInput
-from tunegate.gate.policy import Policy, load_policy
+from tunegate.gate.policy import Gate, Policy, load_policy, schema_text
+
+ROOT = Path(__file__).parents[2]
+POLICY = ROOT / "pipelines" / "policies" / "demo.yaml"
 
 
 @pytest.fixture
@@ -24,15 +29,47 @@ def gate(**keys):
 
 def test_reads_the_demo_policy():
     policy = load_policy(POLICY)
-    assert [g.id for g in policy.gates] == ["beats_zero_shot", "beats_few_shot", "keeps_general_ability", "stops_by_itself"]
+    first = ["beats_zero_shot", "beats_few_shot", "keeps_general_ability", "stops_by_itself"]
+    assert [g.id for g in policy.gates] == [
+        *first,
+        "not_below_champion",
+        "too_good",
+        "serves_what_it_was_trained_on",
+        "merge_keeps_the_gain",
+    ]
+    assert [g.margin for g in policy.gates] == [0.05, 0.02, 0.10, None, 0.02, 0.60, None, 0.05] and policy.gates[3].at_least == 0.97
     assert policy.preconditions.prompting_sufficient.target == 0.95
     assert policy.gates[2].direction == "lower_is_better"
     assert all(g.required for g in policy.gates)
 
 
-def test_survives_a_round_trip():
-    policy = load_policy(POLICY)
-    assert Policy.model_validate(policy.model_dump(mode="json")) == policy
+@pytest.mark.parametrize("path", sorted(POLICY.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_policy_is_read_and_survives_a_round_trip(path):
+    policy = load_policy(path)
+    again = Policy.model_validate(policy.model_dump(mode="json", exclude_none=True))
+    assert again == policy and again.digest() == policy.digest()
+
+
+def test_the_strict_policy_asks_for_more_than_the_demo():
+    demo, strict = load_policy(POLICY), load_policy(POLICY.with_name("strict.yaml"))
+    assert strict.human_approval and not demo.human_approval
+    assert strict.arms() == {"base_zero_shot", "base_few_shot", "champion"} == demo.arms() - {"adapter"}
+    tail = next(gate for gate in strict.gates if gate.id == "latency_p95")
+    assert (tail.statistic, tail.test, tail.versus) == ("p95", "ratio_ucb", "champion")
+    assert any(gate.metric.startswith("safety/") and gate.test == "noninferiority" for gate in strict.gates)
+    assert any(gate.mde_max for gate in strict.gates) and strict.slices.action == "reject"
+
+
+def test_the_schema_in_docs_is_that_of_the_code():
+    committed = (ROOT / "docs" / "policy.schema.json").read_text(encoding="utf-8")
+    assert committed == schema_text() + "\n", "write it again: tunegate policy --schema > docs/policy.schema.json"
+
+
+def test_the_schema_knows_the_keys_of_every_policy():
+    schema = json.loads(schema_text())
+    assert set(schema["properties"]) >= set(yaml.safe_load(POLICY.read_text()))
+    assert schema["additionalProperties"] is False and schema["$defs"]["Gate"]["additionalProperties"] is False
+    assert set(schema["$defs"]["Gate"]["properties"]) == set(Gate.model_fields)
 
 
 def test_is_frozen():
@@ -55,6 +92,19 @@ def test_is_frozen():
         (lambda d: [g.update(required=False) for g in d["gates"]], "every candidate would pass"),
         (lambda d: d.update(gates=[]), "'gates'"),
         (lambda d: d.update(alpha=0.7), "'alpha'"),
+        (lambda d: d["preconditions"].update(min_stop_token_share=1.1), "'preconditions.min_stop_token_share'"),
+        (lambda d: d["preconditions"].update(max_sealed_uses=0), "'preconditions.max_sealed_uses'"),
+        (lambda d: d.update(human_aproval=True), "Did you mean 'human_approval'?"),
+        (lambda d: d["gates"][0].update(metric="judge/win"), "requires judge/win, and what a judge model says is advisory"),
+        (lambda d: d["preconditions"]["prompting_sufficient"].update(metric="judge/win"), "name another metric"),
+        (lambda d: d["gates"][0].update(statistic="p95"), "asks for the p95 of task/exact; it is one of metrics serve/… only"),
+        (lambda d: d["gates"][2].update(statistic="macro_f1"), "is one of metrics task/… only"),
+        (lambda d: d["gates"][5].update(statistic="macro_f1"), "tests max_improvement, which has no bound for macro_f1"),
+        (lambda d: d["slices"].update(by=["difficulty"]), "'slices.by.0'"),
+        (lambda d: d["slices"].update(by=["source", "source"]), "names a column twice"),
+        (lambda d: d["slices"].update(act="warn"), "unknown key 'slices.act'. Did you mean 'action'?"),
+        (lambda d: d["slices"].update(metric="judge/win", action="reject"), "set action to warn"),
+        (lambda d: d["slices"].pop("margin"), "'slices.margin' is missing"),
     ],
 )
 def test_a_wrong_policy_is_a_sentence(tmp_path, document, change, sentence):
@@ -84,6 +134,11 @@ def test_each_test_knows_its_keys():
         {"test": "noninferiority", "versus": "base_zero_shot", "margin": 0.0, "mde_max": 0.05},
     ):
         assert Policy.model_validate(gate(**keys)).gates[0].test == keys["test"]
+    for keys in (
+        {"metric": "task/exact", "statistic": "macro_f1", "test": "superiority", "versus": "base_few_shot", "margin": 0.0},
+        {"metric": "serve/latency_seconds", "statistic": "p95", "test": "ratio_ucb", "versus": "champion", "at_most": 1.1},
+    ):
+        assert Policy.model_validate(gate(**keys)).gates[0].statistic == keys["statistic"]
     with pytest.raises(ValidationError, match="needs at_most"):
         Policy.model_validate(gate(test="absolute_lcb", direction="lower_is_better", at_least=0.9))
     with pytest.raises(ValidationError, match="every candidate would pass"):

@@ -1,6 +1,7 @@
 """What cannot fit is refused with what would; what fits is chosen in the trainer's order."""
 
 import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -87,6 +88,29 @@ def test_several_gpus_repeat_the_weights_unless_they_must_be_shared():
     assert asked("Llama-3.1-70B", devices=4).on(GPUS["L4"]).sft.least.sharded
     one, four = (asked(devices=count).on(GPUS["A100-80"]).tokens_per_second for count in (1, 4))
     assert 3.5 * one < four < 4.5 * one
+
+
+def test_preference_training_is_not_sharded_and_plan_says_what_to_do():
+    given = asked("Llama-3.1-70B", prefer=Prefer(), devices=4, load_in_4bit=False)
+    outlook = given.on(GPUS["A100-80"])
+    assert outlook.sft.least.sharded and outlook.sft.largest and not outlook.prefer.least.sharded and not outlook.prefer.largest
+    said = refusal(given, GPUS["A100-80"])
+    assert "(prefer, 1 row of 1024 tokens at a time)" in said
+    assert "prefer.method: none" in said and "sft.load_in_4bit: true" in said and "FSDP" not in said
+
+
+@pytest.mark.parametrize("devices, nodes, fits", [(1, 1, False), (2, 1, True), (2, 2, False), (4, 2, True)])
+def test_the_merged_model_is_sampled_from_on_all_gpus_of_a_pod(devices, nodes, fits):
+    """70 billion weights are 131.4 GiB in 16 bits: two GPUs of 79.1 GiB hold them, if they are in one pod."""
+    given = replace(asked("Llama-3.1-70B", prefer=Prefer(), devices=devices), nodes=nodes)
+    outlook = given.on(GPUS["A100-80"])
+    assert outlook.prefer.largest and outlook.fits is fits
+    assert outlook.sampling_gib == pytest.approx(131.4 * nodes / devices + 1, abs=0.1)
+    if not fits:
+        said = refusal(given, GPUS["A100-80"])
+        assert "samples from the merged model in 16 bits" in said and "gives 1 (A100-80) of 79.1 GiB" in said
+        assert "resources.gpus: 2 (" in said and "prefer.method: none (" in said
+        assert not replace(given, prefer=NONE).on(GPUS["A100-80"]).sampling_gib
 
 
 def test_a_recipe_overrides_what_a_kind_has():

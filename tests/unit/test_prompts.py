@@ -12,7 +12,7 @@ def row(id_, question, answer="a", task_type="t", system=None):
     return {"id": id_, "messages": turns, "task_type": task_type, "source": "s", "cluster": id_}
 
 
-def words(list_of_messages):
+def words(list_of_messages, tools=None):
     return [sum(len(turn["content"].split()) for turn in messages) for messages in list_of_messages]
 
 
@@ -61,3 +61,40 @@ def test_prompt_hash_differs_with_the_prompt():
     items = [row("1", "lights on")]
     assert prompts.prompt_hash(prompts.zero_shot(items, TASK)[0]) != prompts.prompt_hash(prompts.candidate(items, TASK)[0])
     assert prompts.prompt_hash([{"role": "user", "content": "a"}]) == prompts.prompt_hash([{"content": "a", "role": "user"}])
+
+
+def with_tools(id_, question, tool):
+    called = {"type": "function", "function": {"name": tool, "arguments": {"room": "hall"}}}
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "", "tool_calls": [called]}]
+    return row(id_, question) | {"messages": turns, "tools": [{"type": "function", "function": {"name": tool}}]}
+
+
+def test_tools_go_beside_the_prompts_and_into_their_hash():
+    items = [with_tools("1", "lights on", "lamp"), row("2", "hello")]
+    tool = {"type": "function", "function": {"name": "lamp", "description": None, "parameters": None}}
+    assert prompts.tools_of(items) == [[tool], None]
+    asked = prompts.candidate(items, TASK)
+    assert prompts.prompt_hash(asked[0]) == prompts.prompt_hash(asked[0], None) != prompts.prompt_hash(asked[0], [tool])
+
+
+def test_examples_show_their_calls_and_count_with_the_tools_of_the_item():
+    items, seen = [row("1", "hello"), with_tools("2", "lights on", "lamp")], []
+
+    def count(list_of_messages, tools):
+        seen.append(tools)
+        return [len(messages) for messages in list_of_messages]
+
+    asked = prompts.fit(items, TASK, [[with_tools("3", "fan on", "fan")]] * 2, count, 4)
+    assert seen == [prompts.tools_of(items)]
+    assert [turn["role"] for turn in asked[1]] == ["system", "user", "assistant", "user"]
+    assert asked[1][2]["tool_calls"][0]["function"] == {"name": "fan", "arguments": {"room": "hall"}}
+    (sent,) = [turn for turn in prompts.as_sent(asked[1]) if "tool_calls" in turn]
+    assert sent["tool_calls"][0] == {"type": "function", "function": {"name": "fan", "arguments": '{"room": "hall"}'}}
+    assert asked[1][2]["tool_calls"][0]["function"]["arguments"] == {"room": "hall"}
+
+
+def test_the_nearest_examples_are_found_by_calls_too():
+    turns = [*with_tools("1", "go on", "lamp")["messages"], {"role": "tool", "content": "done"}, {"role": "assistant", "content": "done"}]
+    train = [row("1", "go on"), row("2", "go on") | {"messages": turns}]
+    (shown,) = prompts.nearest_examples(train, [row("9", "go on") | {"messages": turns}], 1)
+    assert shown[0]["id"] == "2"

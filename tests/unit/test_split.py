@@ -45,7 +45,7 @@ def test_a_test_set_is_read_as_it_is(tmp_path):
     made.append(row("When does the train leave?", "At noon", task_type="time", group="trip"))
     made.append(row("And when does it arrive in the end?", "At one", group="trip"))
     rows.write_rows(tmp_path / "test.jsonl", made)
-    read = split.read_test_set(tmp_path / "test.jsonl", 0.7)
+    read = split.read_test_set(tmp_path / "test.jsonl", 0.7, lambda row: "")
     assert sorted(r["id"] for r in read) == [r["id"] for r in read] == sorted(r["id"] for r in made)
     assert sorted(Counter(r["cluster"] for r in read).values()) == [2, 3]
     assert {(r["task_type"], r.get("group")) for r in read} == {("", None), ("time", "trip"), ("", "trip")}
@@ -62,7 +62,7 @@ def test_a_test_set_is_read_as_it_is(tmp_path):
 def test_a_bad_test_set_is_refused(tmp_path, lines, sentence):
     (tmp_path / "test.jsonl").write_text(lines)
     with pytest.raises(BadInput, match=sentence):
-        split.read_test_set(tmp_path / "test.jsonl", 0.7)
+        split.read_test_set(tmp_path / "test.jsonl", 0.7, lambda row: "")
 
 
 def test_only_the_data_shrinks_beside_a_test_set():

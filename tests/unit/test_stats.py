@@ -5,6 +5,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
 from tunegate.gate import stats
@@ -173,3 +174,18 @@ def test_no_interval_of_a_share_goes_beyond_what_a_share_can_be():
     assert stats.mean(1 - right, clusters).interval()[0] == 0.0
     low, high = stats.difference(right, np.zeros(60), clusters).interval()
     assert low < 58 / 60 and high == 1.0
+
+
+def test_the_planned_minimum_is_that_of_the_t_test():
+    for n in (10, 200):
+        effect = stats.planned_mde(n, 0.5, 0.05, 0.8) / 0.5
+        assert TTestPower().power(effect, n, 0.05, alternative="larger") == pytest.approx(0.8, abs=1e-6)
+    assert stats.planned_mde(500, math.sqrt(0.2), 0.05, 0.8) == pytest.approx(0.0498, abs=0.0002)
+    assert stats.planned_mde(500, 1.0, 0.05, 0.8, clusters=100, icc=1.0) == pytest.approx(stats.planned_mde(100, 1.0, 0.05, 0.8))
+    assert stats.planned_mde(500, 1.0, 0.05, 0.8, clusters=100, icc=0.3) > stats.planned_mde(500, 1.0, 0.05, 0.8)
+
+
+def test_holm_is_the_published_step_down():
+    # Holm 1979: the smallest of m by m, the next by m - 1, never falling; given back in the order they came in
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, 0.7]) == [1.0, 1.0] and stats.holm([]) == []

@@ -163,6 +163,69 @@ def test_documents_and_what_steps_remember(store, made):
     assert store.recall("ingest", "other") is None
 
 
+def test_a_document_is_created_once(store):
+    assert store.create_json("ledger/x/1.json", {"model": "é"})
+    assert not store.create_json("ledger/x/1.json", {"model": "b"})
+    assert store.read_json("ledger/x/1.json") == {"model": "é"}
+    assert store.list("") == ["ledger/x/1.json"], "nothing half-written stays"
+    with pytest.raises(BadInput, match="not a path inside"):
+        store.create_json("../x.json", {})
+
+
+def test_of_many_creators_one_is_told_so(store):
+    told, start = [], threading.Barrier(8)
+
+    def create(number):
+        start.wait()
+        told.append((open_store(store.uri).create_json("ledger/x/1.json", {"by": number}), number))
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [winner] = [number for created, number in told if created]
+    assert store.read_json("ledger/x/1.json") == {"by": winner}
+
+
+def test_a_server_without_conditional_writes_creates_all_the_same(s3):
+    from botocore.awsrequest import AWSResponse
+
+    class Raw:
+        def stream(self, *args, **kwargs):
+            yield b"<Error><Code>NotImplemented</Code></Error>"
+
+    def refuse(request, **kwargs):
+        if "If-None-Match" in request.headers:
+            return AWSResponse(request.url, 501, {}, Raw())
+
+    s3.client.meta.events.register("before-send.s3.PutObject", refuse)
+    assert s3.create_json("x.json", {"a": 1})
+    assert not s3.create_json("x.json", {"a": 2})
+    assert s3.read_json("x.json") == {"a": 1}
+
+
+def test_a_manifest_is_read_without_its_files(store, made):
+    ref = store.put("rows", made)
+    assert set(store.manifest(ref)["files"]) == {"deep/bytes.bin", "rows.jsonl"}
+    with pytest.raises(BadInput, match="has no object"):
+        store.manifest("rows/" + "0" * 64)
+    store.write_json(f"objects/{ref}/{MANIFEST}", {"files": {}})
+    with pytest.raises(Refused, match="was changed after it was written"):
+        store.manifest(ref)
+
+
+def test_a_directory_without_links_to_files_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(directory.os, "link", refuse)
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(Unavailable, match="cannot be written: Operation not permitted"):
+        store.create_json("x.json", {})
+    assert store.list("") == []
+
+
 def test_an_object_without_its_manifest_is_made_again(tmp_path, made):
     store = open_store(str(tmp_path / "store"))
     ref = store.put("rows", made)

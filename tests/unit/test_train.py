@@ -54,6 +54,19 @@ def test_adapter_holds_float32_safetensors_and_no_path(trained):
         assert {str(tensors.get_tensor(key).dtype) for key in tensors.keys()} == {"torch.float32"}  # noqa: SIM118
 
 
+def test_a_record_of_the_training_lies_beside_what_was_trained(trained, tiny_base):
+    from peft import PeftModel
+
+    from tunegate.train.model import load_base
+    from tunegate.train.record import read_record
+
+    adapter, _ = trained
+    assert read_record(adapter) == {
+        "method": "lora", "examples": 53, "rows": 48, "replayed": 5, "too_long": 0, "steps": 14, "stop_token_in_loss": 1.0,
+    }  # fmt: skip
+    assert PeftModel.from_pretrained(load_base(tiny_base), adapter).peft_config["default"].r == 8
+
+
 def test_same_seed_gives_the_same_adapter(trained, tiny_base, data, tmp_path):
     from tunegate.train.sft import sft
 
@@ -73,6 +86,19 @@ def test_a_base_without_chat_template_is_refused(tiny_base, data, tmp_path):
     with pytest.raises(BadInput, match="no chat template"):
         sft(SFT, TASK, bare, data / "train.jsonl", tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+def test_a_base_in_four_bits_is_refused(tiny_base, tmp_path):
+    import shutil
+
+    from tunegate.train.model import load_base
+
+    shutil.copytree(tiny_base, tmp_path / "quantised")
+    config = json.loads((tiny_base / "config.json").read_text())
+    saved = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "quantised/config.json").write_text(json.dumps(config | {"quantization_config": saved}))
+    with pytest.raises(BadInput, match=r"quantised to 4 bits \(bitsandbytes\). Give its 16-bit weights"):
+        load_base(tmp_path / "quantised", SFT)
 
 
 def test_a_template_that_never_ends_the_turn_is_refused(tiny_base, data, tmp_path):
@@ -182,6 +208,19 @@ def test_too_few_pairs_pass_the_sft_adapter_on(trained, tiny_base, data, tmp_pat
     assert result["adapter"] == refs["adapter"]
 
 
+def test_the_share_that_learns_to_stop_is_the_smaller_of_both_trainings():
+    from datasets import Dataset
+
+    from tunegate.train.preference import stop_token_share
+    from tunegate.train.record import with_preference
+
+    assert stop_token_share(Dataset.from_dict({"chosen_ids": [[5, 2, 7], [5]]}), 2) == 0.5
+    assert stop_token_share(Dataset.from_dict({"completion_ids": [[5, 2], [5]], "label": [True, False]}), 2) == 1.0
+    before, after = {"method": "lora", "stop_token_in_loss": 1.0}, {"method": "dpo", "stop_token_in_loss": 0.5}
+    assert with_preference(before, after) == {"method": "lora", "stop_token_in_loss": 0.5, "preference": after}
+    assert "stop_token_in_loss" not in with_preference({}, after), "unknown stays unknown"
+
+
 def test_dpo_raises_the_margin_between_right_and_wrong(trained, tiny_base, data, tmp_path):
     from tunegate.train.preference import train_on_pairs
 
@@ -195,4 +234,7 @@ def test_dpo_raises_the_margin_between_right_and_wrong(trained, tiny_base, data,
     summary = train_on_pairs(config, SFT, TASK, tiny_base, adapter, pairs, tmp_path / "out")
     assert summary["steps"] == 8
     assert summary["log"][-1]["rewards/margins"] > summary["log"][0]["rewards/margins"]
+    record = json.loads((tmp_path / "out/training.json").read_text())
+    assert record["preference"] == {"method": "dpo", "examples": 16, "steps": 8, "stop_token_in_loss": 1.0}
+    assert (record["method"], record["examples"], record["stop_token_in_loss"]) == ("lora", 53, 1.0)
     assert (tmp_path / "out/adapter_model.safetensors").read_bytes() != (adapter / "adapter_model.safetensors").read_bytes()

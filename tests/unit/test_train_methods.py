@@ -1,5 +1,7 @@
 """Preference methods on a tiny real model: KTO on labelled answers, from curate's files to an adapter."""
 
+import json
+
 import pytest
 from tiny_model import command_rows
 
@@ -53,6 +55,8 @@ def test_kto_learns_from_labelled_answers_and_given_pairs(adapter, tiny_base, da
     assert summary["log"][-1]["loss"] < summary["log"][0]["loss"]
     margins = [entry["rewards/margins"] for entry in summary["log"] if "rewards/margins" in entry]  # of batches that hold both kinds
     assert margins[-1] > margins[0]
+    record = json.loads((tmp_path / "out/training.json").read_text())
+    assert record["preference"] == {"method": "kto", "examples": 32, "steps": 16, "stop_token_in_loss": 1.0}
     assert (tmp_path / "out/adapter_model.safetensors").read_bytes() != (adapter / "adapter_model.safetensors").read_bytes()
 
 
@@ -86,6 +90,7 @@ def test_orpo_learns_without_a_reference(adapter, tiny_base, tmp_path):
     config = Prefer(method="orpo", learning_rate=1e-3, num_train_epochs=4, train_batch_size=4)
     summary = train_on_pairs(config, SFT, TASK, tiny_base, adapter, pairs, tmp_path / "out")
     assert summary["log"][-1]["loss"] < summary["log"][0]["loss"]
+    assert json.loads((tmp_path / "out/training.json").read_text())["preference"]["stop_token_in_loss"] == 1.0
 
 
 def test_attention_is_kept_where_activations_are_computed_again(tiny_base, tmp_path):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunegate import rows as row_files
-from tunegate.curate import leakage, split
+from tunegate import tasks
+from tunegate.curate import chat_format, leakage, split
 from tunegate.curate.clean import check_rows, drop_duplicates
 from tunegate.curate.executor import Executor
 from tunegate.curate.funnel import Funnel
@@ -96,7 +97,7 @@ def curate(rows: Path | list[Path], output: Path, config: Curate, task: Task, be
     try:
         with Executor(config) as executor:
             kept = check_rows(funnel, config, context, report, executor)
-            test = split.read_test_set(config.test_set, config.cluster_jaccard) if config.test_set else []
+            test = _own_test_set(config, context) if config.test_set else []
             if test:
                 kept = funnel.stage("test set", kept, _resembling(kept, test, config))
             kept, pairs, report["contrastive"] = drop_duplicates(funnel, kept, config, executor)
@@ -133,6 +134,13 @@ def describe(report: dict) -> str:
         f"{report['rows_in']:,} rows in, {train['rows']:,} train / {dev['rows']:,} dev / {test['rows']:,} test "
         f"({test['clusters']:,} clusters), {report['leaked_pairs']} leaked pairs"
     )
+
+
+def _own_test_set(config: Curate, context: Context) -> list[dict]:
+    def problem(row: dict) -> str:
+        return chat_format.template_problem(row, context) or tasks.problem(context.task, row)
+
+    return split.read_test_set(config.test_set, config.cluster_jaccard, problem)
 
 
 def _resembling(kept: list[dict], test: list[dict], config: Curate) -> dict[int, tuple[str, str]]:

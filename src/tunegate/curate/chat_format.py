@@ -1,16 +1,18 @@
 """Drop what a model cannot or should not be trained on as a conversation.
 
-Roles, empty turns and text that is none; control tokens spelt out; claims of another model's identity; more tokens than fit.
-Lengths are the base model's own, by its tokenizer and chat template, where its directory is at hand, else a bound in
-characters; `note` says which. Training then leaves out what is still too long.
+Roles, empty turns and text that is none; control tokens spelt out; claims of another model's identity; tools and calls that
+the chat template leaves out; more tokens than fit. Lengths are the base model's own, by its tokenizer and chat template,
+where its directory is at hand, else a bound in characters; `note` says which. Training then leaves out what is still too long.
 """
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from tunegate import rows as row_form
 from tunegate.curate.chat_tokens import ChatTokens, has_tokenizer
+from tunegate.curate.redaction import strings, texts
 from tunegate.curate.row_stages import Context, Outcome
 from tunegate.curate.self_identity import statement
 from tunegate.recipe import Curate
@@ -36,7 +38,10 @@ def note(config: Curate, context: Context) -> str:
     """Say what the report must say about this stage; empty when there is nothing."""
     if context.base is not None and has_tokenizer(context.base):
         return ""
-    return f"The base model's tokenizer was not at hand: lengths are bounded by {CHARACTERS_PER_TOKEN} characters a token."
+    return (
+        f"The base model's tokenizer was not at hand: lengths are bounded by {CHARACTERS_PER_TOKEN} characters a token, and whether its "
+        "chat template renders tools is not known."
+    )
 
 
 def check(rows: list[dict], config: Curate, context: Context) -> list[Outcome]:
@@ -47,27 +52,39 @@ def check(rows: list[dict], config: Curate, context: Context) -> list[Outcome]:
     if tokens is None:
         most = context.task.max_length * CHARACTERS_PER_TOKEN
         for i in well:
-            if sum(len(turn["content"]) for turn in rows[i]["messages"]) > most:
+            if sum(len(text) for text in _texts(rows[i])) > most:
                 outcomes[i] = f"longer than {most:,} characters"
         return outcomes
-    conversations = [[*row_form.chat(rows[i], context.task.system), rows[i]["messages"][-1]] for i in well]
-    for i, wrong in zip(well, tokens.length_problems(conversations, context.task.max_length), strict=True):
+    for i, wrong in zip(well, tokens.problems([rows[i] for i in well], context.task), strict=True):
         outcomes[i] = wrong or None
     return outcomes
+
+
+def template_problem(row: dict, context: Context) -> str:
+    """Say why the base model's chat template cannot render a row; empty where it can, or where it is not at hand."""
+    if context.base is None or not has_tokenizer(context.base):
+        return ""
+    return _tokens(context.base).rendered(row, context.task)[1]
 
 
 def _problem(row: dict, config: Curate, tokens: ChatTokens | None) -> str:
     if wrong := row_form.problem(row["messages"], row.get("tools")):
         return wrong
-    if row.get("tools") or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in row["messages"]):
-        return "has tools, which training and evaluation do not render"
     if config.chat_format.special_tokens:
-        for turn in row["messages"]:
-            if token := _control_token(turn["content"], tokens):
+        for text in _texts(row):
+            if token := _control_token(text, tokens):
                 return f"spells out the control token {token}"
     if config.chat_format.self_identity and any(statement(turn["content"]) for turn in row["messages"] if turn["role"] == "assistant"):
         return "an answer claims a provider's identity or a knowledge cutoff"
     return ""
+
+
+def _texts(row: dict) -> Iterator[str]:
+    """Give every text of a row that a chat template renders: of its turns, its calls and its tools."""
+    for turn in row["messages"]:
+        yield from texts(turn)
+    if row_form.tools(row):
+        yield from strings(row["tools"])
 
 
 def _control_token(text: str, tokens: ChatTokens | None) -> str:

@@ -4,7 +4,7 @@
 
 That is the ratio of perplexities of Superfiltering (Li et al., ACL 2024, arXiv 2402.00530), here with the base model itself.
 Near 0 the answer follows from the question; at 1 or more the question does not help, so it is probably not this answer's.
-Both are rendered by the model's own chat template, with the same system prompt: what differs is the question alone. (The
+Both are rendered by the model's own chat template, with the same system prompt and tools: what differs is the question alone. (The
 papers compare with the bare text of the answer, where an instruct model also gains from being told that an assistant speaks,
 whatever was asked: that tells misplaced answers less well, see docs/benchmarks.md.) The loss is over the answer's tokens
 without the end of the turn, which the template puts there.
@@ -130,17 +130,18 @@ def _examples(rows: list[dict], tokenizer, system: str, min_answer_tokens: int) 
     from tunegate.train.examples import IGNORED, chat_example
 
     @functools.cache
-    def empty(system: str) -> list[int]:
+    def empty(system: str, tools: str) -> list[int]:
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": ""})
-        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return tokenizer.apply_chat_template(turns, tools=json.loads(tools), add_generation_prompt=True, return_dict=True)["input_ids"]
 
     made = {}
     for row in rows:
-        chat = row_form.chat(row, system)
-        rendered = chat_example(chat, row_form.answer(row), tokenizer)
+        chat, tools = row_form.chat(row, system), row_form.tools(row)
+        rendered = chat_example(chat, row["messages"][-1], tokenizer, tools)
         asked = rendered["labels"].count(IGNORED)
-        example = Example(row["id"], rendered["input_ids"][:-1], asked, empty(chat[0]["content"] if chat[0]["role"] == "system" else ""))
+        unasked = empty(chat[0]["content"] if chat[0]["role"] == "system" else "", json.dumps(tools))
+        example = Example(row["id"], rendered["input_ids"][:-1], asked, unasked)
         if len(example.answer) >= min_answer_tokens:
             made[row["id"]] = example
     return list(made.values())

@@ -93,7 +93,8 @@ def read_score(reply: str) -> tuple[int, str] | None:
 
 def _messages(row: dict, system: str) -> list[dict]:
     # As JSON, so that no text in the row can look like the end of the row.
-    material = {"conversation": row_form.chat(row, system), "answer": row_form.answer(row)}
+    offered = {"tools": row_form.tools(row)} if row_form.tools(row) else {}
+    material = offered | {"conversation": row_form.chat(row, system), "answer": row_form.answer(row)}
     return [{"role": "system", "content": RUBRIC}, {"role": "user", "content": json.dumps(material, ensure_ascii=False)}]
 
 

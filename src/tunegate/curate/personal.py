@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from tunegate.curate.redaction import Span, replace, with_contents
+from tunegate.curate.redaction import Span, replace, texts, with_texts
 from tunegate.curate.row_stages import Context, Outcome
 from tunegate.curate_names import ENTITIES
 from tunegate.recipe import Curate
 
+SPEAKERS = ("user", "assistant", "tool")
 MIN_SCORE = 0.4  # presidio's for phone numbers; what scores less needs words around it to be told from any number
 
 CARD = re.compile(r"(?!1)(?:\d{12,19}|(?:\d{4}[ -]){3}\d{1,4}|\d{4}[ -]\d{6}[ -]\d{4,5})")  # those that begin with 1 are airlines' own
@@ -43,17 +44,17 @@ def off(config: Curate, context: Context) -> str:
 
 def check(rows: list[dict], config: Curate, context: Context) -> list[Outcome]:
     """Put [ENTITY] in the place of each, or drop with the first entity in the reason."""
+    entities = config.privacy.entities
     outcomes: list[Outcome] = []
     for row in rows:
-        found = [list(_entities(turn["content"], config.privacy.entities)) if turn["role"] != "system" else [] for turn in row["messages"]]
-        names = [name for spans in found for _, _, name in sorted(spans)]
-        if not names:
+        said = (text for turn in row["messages"] if turn["role"] in SPEAKERS for text in texts(turn))
+        name = next((name for text in said for _, _, name in sorted(_entities(text, entities))), None)
+        if name is None:
             outcomes.append(None)
         elif config.privacy.personal == "drop":
-            outcomes.append(f"personal data: {names[0]}")
+            outcomes.append(f"personal data: {name}")
         else:
-            contents = [replace(turn["content"], spans) for turn, spans in zip(row["messages"], found, strict=True)]
-            outcomes.append(with_contents(row, contents))
+            outcomes.append(with_texts(row, lambda text: replace(text, list(_entities(text, entities))), SPEAKERS))
     return outcomes
 
 

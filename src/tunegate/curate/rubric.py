@@ -1,16 +1,19 @@
-"""Drop answers that fail a deterministic check of the recipe's `curate.quality.rubric`. A row stage (see row_stages).
+"""Drop answers that fail a deterministic check of the recipe's `curate.quality.rubric`, or that the task cannot be judged by.
+
+A row stage (see row_stages), the last one: what was redacted before must still be judged.
 
 Not covered: a pattern that backtracks without end; it is the recipe's own, and Python's `re` has no time limit.
 """
 
-import json
 import re
 from collections.abc import Callable
 
 from tunegate import rows as row_form
+from tunegate import tasks
 from tunegate.curate.near_duplicates import jaccard
 from tunegate.curate.row_stages import Context, Outcome
 from tunegate.recipe import Curate, Rubric, Task
+from tunegate.tasks import json_values
 
 ECHO_CHARACTERS = 50  # a shorter answer may well be words of its question: a name, a label; arbitrary
 
@@ -24,7 +27,7 @@ def off(config: Curate, context: Context) -> str:
 def check(rows: list[dict], config: Curate, context: Context) -> list[Outcome]:
     """Give each row the reason of the first check that it fails."""
     checks = _checks(config.quality.rubric, context.task)
-    return [_first_failure(row, checks) for row in rows]
+    return [_first_failure(row, checks) or tasks.problem(context.task, row) or None for row in rows]
 
 
 def _first_failure(row: dict, checks: list[tuple[str, Check]]) -> Outcome:
@@ -40,10 +43,10 @@ def _checks(rubric: Rubric, task: Task) -> list[tuple[str, Check]]:
     if longest is not None:
         found.append((f"answer longer than {longest:,} characters", lambda row, answer: len(answer) > longest))
     if rubric.answers:
-        known = {_as_compared(answer, task) for answer in rubric.answers}
-        found.append(("answer is none of rubric.answers", lambda row, answer: _as_compared(answer, task) not in known))
+        known = {tasks.stands_for(task, answer) for answer in rubric.answers}
+        found.append(("answer is none of rubric.answers", lambda row, answer: tasks.stands_for(task, answer) not in known))
     if rubric.json_answer:
-        found.append(("answer is not JSON", lambda row, answer: not _is_json(answer)))
+        found.append(("answer is not JSON", lambda row, answer: json_values.read(answer) is None))
     if rubric.answer_pattern is not None:
         whole = re.compile(rubric.answer_pattern)
         found.append(("answer does not match rubric.answer_pattern", lambda row, answer: not whole.fullmatch(answer.strip())))
@@ -56,23 +59,6 @@ def _checks(rubric: Rubric, task: Task) -> list[tuple[str, Check]]:
 
 def _contains(forbidden: re.Pattern) -> Check:
     return lambda row, answer: forbidden.search(answer) is not None
-
-
-def _as_compared(answer: str, task: Task) -> str:
-    """Make equal what the task's checker calls the same label."""
-    return " ".join(answer.casefold().split()) if task.checker == "label" else answer.strip()
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _refuse_constant(name: str):
-    raise ValueError(f"{name} is Python's, not JSON's")
 
 
 def _echo_share(row: dict, answer: str) -> float:

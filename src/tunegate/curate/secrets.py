@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 
-from tunegate.curate.redaction import Span, replace, with_contents
+from tunegate.curate.redaction import Span, replace, texts, with_texts
 from tunegate.curate.row_stages import Context, Outcome
 from tunegate.recipe import Curate
 
@@ -65,19 +65,18 @@ def check(rows: list[dict], config: Curate, context: Context) -> list[Outcome]:
     """Drop with the kind of the first secret in the reason, or put [SECRET] in the place of each."""
     outcomes: list[Outcome] = []
     for row in rows:
-        found = [list(_secrets(turn["content"])) for turn in row["messages"]]
-        kinds = [kind for secrets in found for _, _, kind in secrets]
-        if not kinds:
+        kind = next((kind for turn in row["messages"] for text in texts(turn) for _, _, kind in _secrets(text)), None)
+        if kind is None:
             outcomes.append(None)
         elif config.privacy.secrets == "drop":
-            outcomes.append(f"secret: {kinds[0]}")
+            outcomes.append(f"secret: {kind}")
         else:
-            contents = [
-                replace(turn["content"], [(start, end, "SECRET") for start, end, _ in secrets])
-                for turn, secrets in zip(row["messages"], found, strict=True)
-            ]
-            outcomes.append(with_contents(row, contents))
+            outcomes.append(with_texts(row, _redacted))
     return outcomes
+
+
+def _redacted(text: str) -> str:
+    return replace(text, [(start, end, "SECRET") for start, end, _ in _secrets(text)])
 
 
 def _secrets(text: str) -> Iterator[Span]:

@@ -1,6 +1,7 @@
 """Give whole clusters to train, dev and test, in an order that depends on nothing but the seed and the rows themselves."""
 
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from pathlib import Path
 
 from tunegate import rows as row_files
@@ -45,18 +46,20 @@ def with_clusters(rows: list[dict], pairs: list[tuple[int, int]]) -> list[dict]:
     return [{**row, "cluster": rows[first]["id"]} for row, first in zip(rows, connected(len(rows), pairs), strict=True)]
 
 
-def read_test_set(path: Path | str, threshold: float) -> list[dict]:
+def read_test_set(path: Path | str, threshold: float, problem: Callable[[dict], str]) -> list[dict]:
     """Read the user's own test set: its conversations as they are, none left out, in order of their ids and with clusters.
 
+    Args:
+        problem: says why a row cannot be asked or judged; empty where it can.
+
     Raises:
-        BadInput: the file is missing, is empty, or has a line that is no conversation ending in an answer.
+        BadInput: the file is missing, is empty, or has a line that is no conversation ending in an answer, or has a problem.
     """
     rows = []
     for number, row in enumerate(row_files.read_rows(path), 1):
-        if wrong := row_files.problem(row["messages"]):
+        if wrong := row_files.problem(row["messages"], row.get("tools")) or problem(row):
             raise BadInput(f"Row {number} of curate.test_set {path} cannot be tested: {wrong}. Correct it there.")
-        kept = {name: row[name] for name in ("group",) if row.get(name)}
-        rows.append(row_files.make_row(row["messages"], row.get("task_type", ""), row.get("source", "")) | kept)
+        rows.append(row_files.make_row(row["messages"], *(row.get(name, "") for name in ("task_type", "source", "tools", "group"))))
     if not rows:
         raise BadInput(f"curate.test_set {path} has no rows. Put in as many as the gates need, or leave curate.test_set out.")
     rows.sort(key=lambda row: (row["id"], row["source"], row["task_type"]))

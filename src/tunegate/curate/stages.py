@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from tunegate import rows as row_form
 from tunegate.curate.near_duplicates import jaccard
+from tunegate.digests import canonical_json
 
 Dropped = dict[int, tuple[str, int | None]]
 
@@ -23,11 +24,11 @@ def exact_duplicates(rows: list[dict]) -> Dropped:
 
 
 def label_conflicts(rows: list[dict]) -> Dropped:
-    """Drop all rows that give different answers to the same question: which one is right cannot be told from here."""
+    """Drop all rows that give different answers to the same question, asked with the same tools: which is right cannot be told here."""
     same_prompt = defaultdict(list)
     for i, row in enumerate(rows):
-        prompt = tuple((turn["role"], row_form.normalise(turn["content"])) for turn in row["messages"][:-1])
-        same_prompt[prompt].append(i)
+        prompt = tuple((turn["role"], row_form.normalise(row_form.said(turn))) for turn in row["messages"][:-1])
+        same_prompt[prompt, canonical_json(row_form.tools(row))].append(i)
     return {i: ("label conflict", next(j for j in places if j != i)) for places in same_prompt.values() if len(places) > 1 for i in places}
 
 

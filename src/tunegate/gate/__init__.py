@@ -1,58 +1,83 @@
 """Decide, from a policy and per-item results alone, whether a candidate may be promoted; write the verdict and its evidence."""
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
+
+from tunegate.errors import BadInput
 
 
 def gate_step(config: dict, inputs, output: Path):
-    """Write verdict/verdict.json and verdict/items.parquet. A REJECT or an ERROR is a verdict, so the step itself succeeds."""
+    """Write verdict/verdict.json, its signature, items.parquet and verdict.html. A REJECT or an ERROR is a verdict, so the step itself succeeds."""
+    from tunegate.gate import signing, waiver
+    from tunegate.gate.facts import adapter_facts, champion_of, curation_facts, files_of, sealed_use
     from tunegate.gate.measures import before_after
     from tunegate.gate.policy import Policy
+    from tunegate.report.verdict import write_page
     from tunegate.steps import Result
 
-    policy = Policy.model_validate(config["policy"])
-    facts = {"recipe": config["recipe_name"], "inputs": dict(inputs.refs), "model": inputs.refs.get("model") or None}
+    policy, model = Policy.model_validate(config["policy"]), inputs.refs.get("model") or None
+    facts = {"recipe": config["recipe_name"], "inputs": dict(inputs.refs), "model": model, "trained": "results" in inputs}
     facts["subject"] = [inputs.refs[name] for name in ("model", "adapter") if name in inputs] or [inputs.refs["data"]]
-    results = inputs["results"] if "results" in inputs else None
-    verdict = gate(policy, inputs["data"], inputs["report"], inputs["baseline"], output / "verdict", results, facts)
+    facts["champion"] = champion_of(config.get("champion"), model)
+    facts |= curation_facts(inputs["data"], inputs["report"])
+    facts |= adapter_facts(inputs["adapter"] if "adapter" in inputs else None)
+    if model:
+        facts["files"] = files_of(inputs.store.manifest(model))
+        facts["sealed_test"] = sealed_use(inputs.store, facts["sealed_test"], model)
+    results = [inputs[name] for name in ("baseline", "results") if name in inputs]
+    directory = output / "verdict"
+    verdict = gate(policy, results, directory, facts)
     predicate = verdict["predicate"]
     table = before_after(predicate["measures"], predicate["facts"]["arms"], config.get("cost_per_hour"))
     summary = {"decision": verdict["decision"], "reasons": verdict["reasons"], "table": table, "gates": predicate["gates"]}
-    metrics = {"gates_passed": sum(found["passed"] for found in predicate["gates"]), "gates": len(predicate["gates"])}
-    metrics |= {f"{found['id']}_bound": found["bound"] for found in predicate["gates"] if "bound" in found}
-    return Result(summary, metrics={name: float(value) for name, value in metrics.items()}, line=_line(policy, summary))
+    summary |= {"warnings": predicate["warnings"], "slices": predicate["slices"], "signed": signing.claimed(directory)}
+    waivable = model and verdict["decision"] in waiver.WAIVABLE
+    summary["waiver"] = waiver.valid_for(inputs.store, (directory / signing.VERDICT).read_bytes(), model) if waivable else None
+    write_page(directory, inputs["data"], summary["signed"], summary["waiver"], config.get("cost_per_hour"))
+    judged = [found for found in predicate["gates"] if found["outcome"] != "skipped"]
+    metrics = {"gates_passed": sum(found["passed"] for found in judged), "gates": len(judged)}
+    metrics["slice_alarms"] = sum(found["alarm"] for found in predicate["slices"])
+    metrics |= {f"{found['id']}_bound": found["bound"] for found in judged if "bound" in found}
+    line = _line(policy, summary) + (f"; WAIVED by {waiver.shown(summary['waiver'])}" if summary["waiver"] else "")
+    return Result(summary, metrics={name: float(value) for name, value in metrics.items()}, line=line)
 
 
-def gate(policy, data: Path, report: Path, baseline: Path, output: Path, results: Path | None = None, facts: dict | None = None) -> dict:
-    """Judge the results of `baseline` and `results` (None: nothing was trained) and write verdict and evidence into `output`."""
-    from tunegate import results as stored
+def gate(policy, results: Iterable[Path], output: Path, facts: dict) -> dict:
+    """Judge what directories of results hold together, and write verdict, evidence and, with a signing key, signature into `output`.
+
+    Args:
+        facts: what the results do not say (see `decide` and tunegate.gate.facts); it goes before what they say of themselves.
+    """
     from tunegate.digests import write_atomic
     from tunegate.gate.decide import decide
+    from tunegate.gate.facts import arms_facts
+    from tunegate.gate.signing import sign_where_asked
     from tunegate.gate.verdict import canonical, evidence, write_evidence
 
-    directories = [directory for directory in (baseline, results) if directory is not None]
-    items = [item for directory in directories for item in stored.read_items(directory)]
-    arms = {name: arm for directory in directories for name, arm in stored.read_arms(directory).items()}
-    facts = {"subject": [], "trained": results is not None, "arms": arms} | (facts or {}) | curation_facts(data, report)
-    verdict = decide(policy, items, facts)
+    items, arms = read_results(results)
+    verdict = decide(policy, items, arms_facts(arms) | facts)
     output.mkdir(parents=True, exist_ok=True)
     write_evidence(evidence(items), output / "items.parquet")
     write_atomic(output / "verdict.json", canonical(verdict))
+    sign_where_asked(output)
     return verdict
 
 
-def curation_facts(data: Path, report: Path) -> dict:
-    """Count the training rows, and read how many near-duplicate pairs the curation's own check found across the split."""
-    train, counted = data / "train.jsonl", report / "report.json"
-    return {
-        "train_rows": _count_lines(train) if train.is_file() else None,
-        "leaked_pairs": json.loads(counted.read_text(encoding="utf-8")).get("leaked_pairs") if counted.is_file() else None,
-    }
+def read_results(directories: Iterable[Path]) -> tuple[list[dict], dict[str, dict]]:
+    """Read the items and the arms of several directories of results.
 
+    Raises:
+        BadInput: two of them tell different things of one arm.
+    """
+    from tunegate import results as stored
 
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+    items, arms = [], {}
+    for directory in directories:
+        items += stored.read_items(directory)
+        for name, arm in stored.read_arms(directory).items():
+            if arms.setdefault(name, arm) != arm:
+                raise BadInput(f"{directory} tells other things of the arm {name} than the results before it. Give each arm once.")
+    return items, arms
 
 
 def _line(policy, summary: dict) -> str:

@@ -4,24 +4,31 @@ import numpy as np
 import pandas as pd
 
 from tunegate.gate import stats
+from tunegate.gate.policy import SERVING
 
-CANDIDATE, ZERO_SHOT, FEW_SHOT = "candidate", "base_zero_shot", "base_few_shot"
-SERVING = ("prompt_tokens", "completion_tokens", "latency_seconds", "first_token_seconds")  # columns that become metrics serve/…
+CANDIDATE, ADAPTER, CHAMPION, ZERO_SHOT, FEW_SHOT = "candidate", "adapter", "champion", "base_zero_shot", "base_few_shot"
 KEY = ["split", "item_id"]
+TASK_SPLITS = ("dev", "test")
+ARM_ORDER = [ZERO_SHOT, FEW_SHOT, CHAMPION, ADAPTER]  # as people read them; what is not here follows, the candidate comes last
 
 
 def with_serving_metrics(held: pd.DataFrame) -> pd.DataFrame:
     """Add tokens and times of each task request as metrics (serve/…), so that gates can name them."""
-    requests = held[held["split"].isin(("dev", "test"))].drop_duplicates(["arm", *KEY])
+    asked = requests(held)
     parts = [held]
     for column in SERVING:
-        measured = requests[requests[column].notna()]
+        measured = asked[asked[column].notna()]
         parts.append(measured.assign(metric=f"serve/{column}", score=measured[column]))
     return pd.concat(parts, ignore_index=True)
 
 
+def requests(held: pd.DataFrame) -> pd.DataFrame:
+    """Give one row for each task item that an arm was asked; what a judge was asked about it is another request."""
+    return held[held["split"].isin(TASK_SPLITS) & held["metric"].str.startswith("task/")].drop_duplicates(["arm", *KEY])
+
+
 def measures(held: pd.DataFrame) -> list[dict]:
-    """Average every metric of every arm, with 95 % intervals, and its paired change from the zero-shot base."""
+    """Average every metric of every arm, with 95 % intervals, its paired change from the zero-shot base, and quantiles of times."""
     found = []
     for (split, metric), rows in held.groupby(["split", "metric"], sort=True):
         kind = kind_of(rows["score"])
@@ -29,6 +36,8 @@ def measures(held: pd.DataFrame) -> list[dict]:
         for arm, mine in rows.groupby("arm", sort=True):
             entry = {"arm": arm, "split": split, "metric": metric, "kind": kind, "n": len(mine), "mean": float(mine["score"].mean())}
             entry["ci"] = _interval(stats.mean, mine["score"].to_numpy(), clusters=mine["cluster_id"].to_numpy())
+            if metric.endswith("_seconds"):
+                entry |= {f"p{share}": float(np.percentile(mine["score"], share)) for share in (50, 95)}
             mine = mine.set_index("item_id")
             if arm != ZERO_SHOT and set(mine.index) == set(zero.index):
                 pair = zero["score"].reindex(mine.index).to_numpy()
@@ -55,7 +64,8 @@ def before_after(measured: list[dict], arms: dict[str, dict], cost_per_hour: flo
 
 
 def _arm_order(arm: str) -> tuple:
-    return arm == CANDIDATE, not arm.startswith(ZERO_SHOT), arm
+    name = arm.partition(":")[0]
+    return arm == CANDIDATE, ARM_ORDER.index(name) if name in ARM_ORDER else len(ARM_ORDER), arm
 
 
 def _interval(estimator, *scores, clusters) -> list[float] | None:

@@ -55,11 +55,13 @@ def write_evidence(table: pd.DataFrame, path: Path) -> None:
 
 
 def statement(policy: Policy, facts: dict, decision: str, reasons: list[str], findings: dict, table: pd.DataFrame) -> dict:
-    """Assemble the verdict from what was decided and why."""
+    """Assemble the verdict from what was decided and why. Its subjects are what was judged, by reference, then every file of the model."""
     document = policy.model_dump(mode="json", exclude_none=True)
+    subjects = [(name, digest) for name, _, digest in (ref.partition("/") for ref in facts["subject"])]
+    subjects += sorted((facts.get("files") or {}).items())
     return _rounded({
         "_type": STATEMENT,
-        "subject": [{"name": name, "digest": {"sha256": digest}} for name, _, digest in (r.partition("/") for r in facts["subject"])],
+        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in subjects],
         "predicateType": PREDICATE,
         "predicate": {
             "decision": decision,
@@ -94,10 +96,15 @@ def reverify(verdict: dict, policy: Policy, items) -> None:
     expected = digests.digest_json(policy.model_dump(mode="json", exclude_none=True))
     if named != expected:
         raise Refused(
-            f"The verdict was made under the policy {named[:12]}, but {expected[:12]} ({policy.name}) is in force. Run the gate again."
+            f"The verdict is stale, the policy changed: it was made under the policy {str(named)[:12]}, "
+            f"but {expected[:12]} ({policy.name}) is in force. Run the gate again."
         )
-    again = decide(policy, items, facts)
-    if canonical(again) != canonical(verdict):
+    try:
+        again = decide(policy, items, facts)
+        same = canonical(again) == canonical(verdict)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Refused("The facts of the verdict are not such as the gate writes: it was changed. Run the gate again.") from None
+    if not same:
         parts = sorted(key for key in again["predicate"].keys() | predicate.keys() if again["predicate"].get(key) != predicate.get(key))
         parts += [key for key in ("decision", "reasons", "subject") if again[key] != verdict.get(key)]
         raise Refused(

@@ -6,6 +6,7 @@ what a memory allocator wastes beyond the flat CONTEXT_BYTES, activation offload
 """
 
 from tunegate.predict.devices import GIB
+from tunegate.predict.shape import Shape
 from tunegate.predict.work import NEVER, SELECTIVE, Work
 
 NF4_BYTES = 0.5 + 4 / 64  # one absmax in float32 per block of 64 weights
@@ -51,6 +52,11 @@ def peak_bytes(work: Work) -> float:
         return CONTEXT_BYTES + held + activations
     loading = 2 * shape.parameters + base  # the file, mapped and counted as resident as it is read, beside what is made of it
     return PROCESS_BYTES + max(held + activations, loading)
+
+
+def sampling_bytes(shape: Shape, devices: int, on_cpu: bool) -> float:
+    """Estimate what each of `devices` holds of the merged model in 16 bits; what generation adds to it is not counted."""
+    return 2 * shape.parameters / devices + (PROCESS_BYTES if on_cpu else CONTEXT_BYTES)
 
 
 def _base_bytes(work: Work) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tunegate.predict.devices import GIB, GPUS, Device, this_cpu
-from tunegate.predict.memory import peak_bytes
+from tunegate.predict.memory import peak_bytes, sampling_bytes
 from tunegate.predict.shape import Shape
 from tunegate.predict.speed import seconds_per_token, tokens_per_second
 from tunegate.predict.work import Work, checkpointing_choices, prefer_work, row_choices, sft_work
@@ -32,6 +32,7 @@ class Outlook:
     device: Device
     sft: Choice
     prefer: Choice | None
+    sampling_gib: float  # of the merged model, from which prefer samples, on each device of a pod; 0 without prefer
 
     @property
     def steps(self) -> dict[str, Choice]:
@@ -39,11 +40,21 @@ class Outlook:
 
     @property
     def need_gib(self) -> float:
+        """Of training."""
         return max(step.need_gib for step in self.steps.values())
 
     @property
+    def most_gib(self) -> float:
+        """Of training or of sampling, whichever needs more."""
+        return max(self.need_gib, self.sampling_gib)
+
+    @property
     def fits(self) -> bool:
-        return all(step.largest for step in self.steps.values())
+        return all(step.largest for step in self.steps.values()) and self.sampling_fits
+
+    @property
+    def sampling_fits(self) -> bool:
+        return self.sampling_gib <= self.device.memory_gib
 
     @property
     def tokens_per_second(self) -> float:
@@ -60,19 +71,21 @@ class Asked:
     prefer: Prefer
     max_length: int
     devices: int = 1
+    nodes: int = 1  # among which the devices are shared out equally
 
     def on(self, device: Device) -> Outlook:
-        devices = 1 if device.is_cpu else self.devices
+        devices, nodes = (1, 1) if device.is_cpu else (self.devices, self.nodes)
         preferring = prefer_work(self.shape, self.sft, self.prefer, self.max_length, device)
         return Outlook(
             device,
-            _choose(sft_work(self.shape, self.sft, self.max_length, device), self.sft, device, devices),
-            _choose(preferring, self.prefer, device, devices) if preferring else None,
+            _choose(sft_work(self.shape, self.sft, self.max_length, device), self.sft, device, devices, shards=True),
+            _choose(preferring, self.prefer, device, devices, shards=False) if preferring else None,
+            sampling_bytes(self.shape, devices // nodes, device.is_cpu) / GIB if preferring else 0.0,
         )
 
 
 def asked(shape: Shape, recipe: Recipe) -> Asked:
-    return Asked(shape, recipe.sft, recipe.prefer, recipe.task.max_length, device_count(recipe.resources))
+    return Asked(shape, recipe.sft, recipe.prefer, recipe.task.max_length, device_count(recipe.resources), recipe.resources.nodes)
 
 
 def recipe_device(resources: Resources) -> Device:
@@ -90,12 +103,16 @@ def device_count(resources: Resources) -> int:
     return 1 if resources.gpu_kind == "cpu" else max(1, resources.gpus) * resources.nodes
 
 
-def _choose(work: Work, training: Training, device: Device, devices: int) -> Choice:
-    """Try in the trainer's order: weights on every device before sharded ones, without checkpointing before with it."""
+def _choose(work: Work, training: Training, device: Device, devices: int, shards: bool) -> Choice:
+    """Try in the trainer's order: weights on every device before sharded ones, without checkpointing before with it.
+
+    Args:
+        shards: whether this training can be sharded; see tunegate.train.sharding.
+    """
     work = replace(work, devices=devices)
     rows = row_choices(training, devices)
     least = []
-    for sharded in (False, True) if devices > 1 else (False,):
+    for sharded in (False, True) if shards and devices > 1 else (False,):
         for checkpointing in checkpointing_choices(training):
             tried = [replace(work, rows=count, checkpointing=checkpointing, sharded=sharded) for count in rows]
             fitting = [one for one in tried if peak_bytes(one) <= device.memory]

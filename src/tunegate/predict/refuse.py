@@ -11,6 +11,7 @@ SHORTEST = 128  # tokens; shorter rows than this are no remedy. Arbitrary
 MORE_GPUS = (2, 4, 8)  # that machines are sold with
 
 Change = dict[str, dict[str, object]]  # section -> key -> value
+NO_PREFERENCE: Change = {"prefer": {"method": "none"}}  # it holds all weights on each GPU, where sft can shard them
 
 
 def refuse_if_too_large(asked: Asked, device: Device) -> Outlook:
@@ -22,6 +23,12 @@ def refuse_if_too_large(asked: Asked, device: Device) -> Outlook:
     outlook = asked.on(device)
     if outlook.fits:
         return outlook
+    if all(step.largest for step in outlook.steps.values()):
+        raise BadInput(
+            f"prefer needs at least {outlook.sampling_gib:.1f} GiB on each GPU by our estimate: it samples from the merged model in 16 "
+            f"bits, divided among the GPUs of one pod, and resources gives {asked.devices // asked.nodes} ({device.kind}) of "
+            f"{device.memory_gib:.1f} GiB. {_advice(asked, device)}"
+        )
     name, step = max(outlook.steps.items(), key=lambda item: item[1].need_gib)
     has = "this machine has" if device.is_cpu else f"resources gives a GPU ({device.kind}) of"
     rows = "1 row" if step.least.rows == 1 else f"{step.least.rows} rows"
@@ -47,19 +54,26 @@ def _what_would_fit(asked: Asked, device: Device) -> Iterator[str]:
         fitting += [everything] if _apply(asked, everything).on(device).fits else _shorter(asked, everything, device)
     fitting += _shorter(asked, {}, device)
     for change in fitting:
-        yield f"{_text(change)} ({_apply(asked, change).on(device).need_gib:.1f} GiB)"
+        yield f"{_text(change)} ({_apply(asked, change).on(device).most_gib:.1f} GiB)"
+    if asked.prefer.method != "none":
+        outlook = _apply(asked, NO_PREFERENCE).on(device)
+        if outlook.fits:
+            yield f"{_text(NO_PREFERENCE)} ({outlook.need_gib:.1f} GiB)"
     if device.is_cpu:
         larger = GPUS.values()
     else:
-        outlooks = ((count, replace(asked, devices=count).on(device)) for count in MORE_GPUS if count > asked.devices)
+        outlooks = (
+            (count, replace(asked, devices=count * asked.nodes).on(device)) for count in MORE_GPUS if count * asked.nodes > asked.devices
+        )
         enough = next(((count, outlook) for count, outlook in outlooks if outlook.fits), None)
         if enough:
-            yield f"resources.gpus: {enough[0]}, with sharded weights (FSDP; {enough[1].need_gib:.1f} GiB on each)"
+            how = ", with sharded weights (FSDP; " if enough[1].sft.least.sharded else " ("
+            yield f"resources.gpus: {enough[0]}{how}{enough[1].most_gib:.1f} GiB on each)"
         larger = (gpu for gpu in GPUS.values() if gpu.memory_gib > device.memory_gib)
     for gpu in sorted(larger, key=lambda gpu: gpu.memory_gib):
         outlook = asked.on(gpu)
         if outlook.fits:
-            yield f"resources.gpu_kind: {gpu.kind} ({outlook.need_gib:.1f} of {gpu.memory_gib:.1f} GiB)"
+            yield f"resources.gpu_kind: {gpu.kind} ({outlook.most_gib:.1f} of {gpu.memory_gib:.1f} GiB)"
             break
 
 

@@ -41,8 +41,9 @@ def facts(shape: Shape, recipe: Recipe, outlook: Outlook) -> list[tuple[str, str
         said += _budget_lines(name, section, recipe, tokens_per_second(step.fastest, device), hour)
     merged = 2 * shape.parameters
     if outlook.prefer and merged > device.memory:
-        text = f"its answers come from the merged model in 16 bits: {merged / GIB:.1f} GiB at least, more than the device has (estimate)"
-        said.append(("prefer sampling", text))
+        said.append(
+            ("prefer sampling", f"from the merged model in 16 bits, {merged / GIB:.1f} GiB, divided among the GPUs of a pod (estimate)")
+        )
     return said
 
 
@@ -65,7 +66,7 @@ def table(shape: Shape, recipe: Recipe) -> list[str]:
 
 def _cells(outlook: Outlook, tokens: float | None, devices: int) -> tuple[str, ...]:
     device, step = outlook.device, max(outlook.steps.values(), key=lambda one: one.need_gib)
-    least = (f"{step.need_gib:.1f}", f"{device.memory_gib:.1f}", _checkpointing(step))
+    least = (f"{outlook.most_gib:.1f}", f"{device.memory_gib:.1f}", _checkpointing(step))
     if not outlook.fits:
         return ("no", *least, "-", "-", "-", "-")
     hours = (tokens or MILLION) / outlook.tokens_per_second / 3600

@@ -1,133 +1,94 @@
-"""Draw charts as inline SVG. Colours and fonts come from the page's style sheet, so charts follow light, dark and print."""
+"""Draw charts as inline SVG in rows of a grid. Colours and fonts come from the page's style sheet: they follow light, dark and print.
 
-import math
+Places across are per cent of the row, so that a narrow page narrows the plot and not the text.
+"""
+
 from html import escape
 
 from markupsafe import Markup
 
-from tunegate.gate.wording import number, shown, signed
+from tunegate.gate.wording import number, shown
+from tunegate.report.axes import axis, scale
+from tunegate.report.curve import line, loss_svg
 
-WIDTH = 1000
+__all__ = ["bars", "forest", "funnel", "line", "loss_svg"]
+
+BAR, GATE, STAGE = 42, 46, 32  # height of a row
 AXES = {
     "difference": "difference from the arm compared with; right is better", "ratio": "ratio to the arm compared with",
     "value": "the value itself",
 }  # fmt: skip
+OUTCOMES = {"passed": "good", "held": "hold", "inconclusive": "unsure"}  # the rest is bad
 
 
-def bars(rows: list[dict], kind: str, target: float | None = None) -> Markup:
-    """Draw one horizontal bar per row with its interval.
-
-    Args:
-        rows: {label, value, ci (low, high) or None, css} each.
-        target: a value to mark with a line.
-    """
-    left, right, step = 230, 90, 46
+def bars(rows: list[dict], kind: str) -> Markup:
+    """Draw one horizontal bar per row with its interval; `rows` holds {label, value, ci (low, high) or None, css} each."""
     tops = [row["ci"][1] if row["ci"] else row["value"] for row in rows]
-    low, high, ticks = _axis(0, 1 if kind == "share" else max([*tops, target or 0]))
-    x = _scale(low, high, left, WIDTH - right)
-    height = step * len(rows) + 30
-    parts = [_grid(ticks, x, 4, height - 24, lambda tick: f"{100 * tick:.0f} %" if kind == "share" else number(tick))]
-    for i, row in enumerate(rows):
-        y = step * i + 8
-        parts.append(_text(left - 14, y + 19, row["label"], "label end"))
-        parts.append(f'<rect class="{row["css"]}" x="{left}" y="{y}" width="{max(x(row["value"]) - left, 1.5):.1f}" height="28" rx="4"/>')
-        end = x(row["value"])
-        if row["ci"]:
-            parts.append(_whisker(x(row["ci"][0]), x(row["ci"][1]), y + 14))
-            end = max(end, x(row["ci"][1]))
-        parts.append(_text(end + 10, y + 19, shown(row["value"], kind), "value"))
-    if target is not None:
-        parts.append(f'<line class="threshold" x1="{x(target):.1f}" x2="{x(target):.1f}" y1="2" y2="{height - 24}"/>')
-    return _svg(height, parts, "Bars with 95 % intervals")
+    low, high, ticks = axis(0, 1 if kind == "share" else max(tops))
+    x, drawn = scale(low, high), []
+    for row in rows:
+        end = max(row["value"], row["ci"][1] if row["ci"] else 0)
+        parts = [_grid(ticks, x, BAR), _bar(x(row["value"]), row["css"], BAR)]
+        parts += [_whisker(x(row["ci"][0]), x(row["ci"][1]), BAR / 2)] if row["ci"] else []
+        parts.append(_text(x(end), BAR / 2 + 5, shown(row["value"], kind), "value", 10))
+        drawn.append(_row(row["label"], "", parts, BAR))
+    drawn.append(_axis_row(ticks, x, lambda tick: f"{100 * tick:.0f} %" if kind == "share" else number(tick)))
+    return _chart("bars", drawn, "Bars with 95 % intervals")
 
 
 def forest(gates: list[dict]) -> Markup:
     """Draw each gate's difference (or value) with its interval, the limit it must clear, and the side that passes.
 
     Gates of one unit share an axis. The filled tick is the one-sided bound: a gate passes when it lies on the shaded side.
+
+    Args:
+        gates: findings of the gate, each with `label`, `subtitle` (what was asked), `value` (what was found) and `text` (more of it).
     """
-    left, right, step = 264, 212, 58
     panels: dict[tuple, list[dict]] = {}
     for gate in gates:
         if "difference" in gate or "bound" in gate:
-            panels.setdefault((gate["kind"], _quantity(gate)), []).append(gate)
-    parts, top = [], 6
-    for (kind, quantity), members in panels.items():
+            # shares are all of one unit; numbers of two metrics are not
+            panels.setdefault((gate["kind"], _quantity(gate), gate["metric"] if gate["kind"] == "number" else ""), []).append(gate)
+    drawn = []
+    for (kind, quantity, _), members in panels.items():
         ends = [end for gate in members for end in (*gate.get("ci", ()), _point(gate), _limit(gate))]
         ends += [0.0] if quantity == "difference" else [1.0] if quantity == "ratio" or kind == "share" else []
-        low, high, ticks = _axis(min(ends), max(ends), pad=0.06)
+        low, high, ticks = axis(min(ends), max(ends), pad=0.06)
         if quantity == "value" and kind == "share":
             high, ticks = min(high, 1.0), [tick for tick in ticks if tick <= 1.0]
-        x = _scale(low, high, left, WIDTH - right)
-        bottom = top + step * len(members)
-        parts.append(_grid(ticks, x, top, bottom, lambda tick, kind=kind, quantity=quantity: _tick(tick, kind, quantity)))
-        for i, gate in enumerate(members):
-            parts.append(_forest_row(gate, x, top + step * i, step, left, WIDTH - right))
-        if quantity == "difference":
-            parts.append(f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{top}" y2="{bottom}"/>')
+        x = scale(low, high)
+        drawn += [_forest_row(gate, x, ticks, quantity) for gate in members]
         unit = {"difference": " (points)", "value": " (%)"}.get(quantity, "") if kind == "share" else ""
-        parts.append(_text((left + WIDTH - right) / 2, bottom + 32, AXES[quantity] + unit, "axis mid"))
-        top = bottom + 52
-    return _svg(top, parts, "Gates: differences, intervals and limits") if parts else Markup("")
-
-
-def line(points: list[tuple[float, float]], x_label: str, y_label: str, width: int = 450, height: int = 230) -> Markup:
-    """Draw one curve through `points`; nothing is smoothed, and the vertical axis begins at zero."""
-    left, right, top, bottom = 52, 14, 22, 40
-    x_low, x_high, x_ticks = _axis(points[0][0], points[-1][0], exact=True)
-    y_low, y_high, y_ticks = _axis(0, max(y for _, y in points))
-    x, y = _scale(x_low, x_high, left, width - right), _scale(y_low, y_high, height - bottom, top)
-    parts = []
-    for tick in y_ticks:
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(_text(left - 8, y(tick) + 4, f"{tick:g}", "tick end"))
-    parts += [_text(x(tick), height - bottom + 17, f"{tick:g}", "tick mid") for tick in x_ticks]
-    path = " ".join(f"{'L' if i else 'M'}{x(px):.1f} {y(py):.1f}" for i, (px, py) in enumerate(points))
-    parts.append(f'<path class="line" d="{path}"/>')
-    last_x, last_y = points[-1]
-    parts.append(f'<circle class="dot" cx="{x(last_x):.1f}" cy="{y(last_y):.1f}" r="3.5"/>')
-    parts.append(_text(x(last_x), y(last_y) - 10, f"{last_y:.3f}", "value end"))
-    parts.append(_text((left + width - right) / 2, height - 5, x_label, "axis mid"))
-    parts.append(_text(left - 40, top - 9, y_label, "axis"))
-    return _svg(height, parts, f"{y_label} by {x_label}", width)
+        drawn.append(_axis_row(ticks, x, lambda tick, kind=kind, quantity=quantity: _tick(tick, kind, quantity), AXES[quantity] + unit))
+    return _chart("forest", drawn, "Gates: differences, intervals and limits") if drawn else Markup("")
 
 
 def funnel(stages: list[dict]) -> Markup:
     """Draw how many rows are left after each stage; `stages` holds {label, rows} in order."""
-    left, right, step = 250, 170, 34
-    most = max((stage["rows"] for stage in stages), default=0) or 1
-    x = _scale(0, most, left, WIDTH - right)
-    parts, before = [], None
-    for i, stage in enumerate(stages):
-        y = step * i + 4
-        parts.append(_text(left - 14, y + 17, stage["label"], "label end"))
-        parts.append(f'<rect class="stage" x="{left}" y="{y}" width="{max(x(stage["rows"]) - left, 1.5):.1f}" height="24" rx="3"/>')
-        parts.append(_text(x(stage["rows"]) + 10, y + 17, f"{stage['rows']:,}", "value"))
+    x = scale(0, max((stage["rows"] for stage in stages), default=0) or 1)
+    drawn, before = [], None
+    for stage in stages:
+        left, told = x(stage["rows"]), f"{stage['rows']:,}"
+        parts = [_bar(left, "stage", STAGE), _text(left, 21, told, "value", 10)]
         if before is not None and stage["rows"] < before:
-            offset = x(stage["rows"]) + 22 + 8 * len(f"{stage['rows']:,}")
-            parts.append(_text(offset, y + 17, f"−{before - stage['rows']:,}", "drop"))
+            parts.append(_text(left, 21, f"−{before - stage['rows']:,}", "drop", 22 + 8 * len(told)))
+        drawn.append(_row(stage["label"], "", parts, STAGE))
         before = stage["rows"]
-    return _svg(step * len(stages) + 6, parts, "Rows left after each stage")
+    return _chart("bars", drawn, "Rows left after each stage")
 
 
-def _forest_row(gate: dict, x, y: float, step: float, left: float, right: float) -> str:
-    limit, middle = x(_limit(gate)), y + step / 2
-    css = {"passed": "good", "held": "hold", "inconclusive": "unsure"}.get(gate["outcome"], "bad")
-    from_, to = (left, limit) if gate["test"] in ("max_improvement", "ratio_ucb") or "at_most" in gate else (limit, right)
-    parts = [f'<rect class="zone" x="{from_:.1f}" y="{y + 6:.1f}" width="{max(to - from_, 0):.1f}" height="{step - 12}"/>']
-    parts.append(f'<line class="threshold" x1="{limit:.1f}" x2="{limit:.1f}" y1="{y + 6:.1f}" y2="{y + step - 6:.1f}"/>')
+def _forest_row(gate: dict, x, ticks: list[float], quantity: str) -> str:
+    limit, css = x(_limit(gate)), OUTCOMES.get(gate["outcome"], "bad")
+    from_, to = (0, limit) if gate["test"] in ("max_improvement", "ratio_ucb") or "at_most" in gate else (limit, 100)
+    parts = [_grid(ticks, x, GATE), f'<rect class="zone" x="{from_:.2f}%" y="5" width="{max(to - from_, 0):.2f}%" height="{GATE - 10}"/>']
+    parts.append(_upright(limit, 5, GATE - 5, "threshold"))
+    if quantity == "difference":
+        parts.append(_upright(x(0), 0, GATE, "zero"))
     if "ci" in gate:
-        parts.append(_whisker(x(gate["ci"][0]), x(gate["ci"][1]), middle, css))
-        bound = x(gate["bound"])
-        parts.append(f'<line class="bound {css}" x1="{bound:.1f}" x2="{bound:.1f}" y1="{middle - 9:.1f}" y2="{middle + 9:.1f}"/>')
-    parts.append(f'<circle class="point {css}" cx="{x(_point(gate)):.1f}" cy="{middle:.1f}" r="6"/>')
-    parts.append(_text(left - 14, middle - 3, gate["id"].replace("_", " "), "label end"))
-    parts.append(_text(left - 14, middle + 13, gate["subtitle"], "axis end"))
-    value = _point(gate)
-    text = signed(value, gate["kind"]) if _quantity(gate) == "difference" else shown(value, gate["kind"])
-    parts.append(_text(right + 16, middle - 3, text, f"value {css}"))
-    parts.append(_text(right + 16, middle + 13, gate["needed"], "axis"))
-    return "".join(parts)
+        parts.append(_whisker(x(gate["ci"][0]), x(gate["ci"][1]), GATE / 2, css))
+        parts.append(_upright(x(gate["bound"]), GATE / 2 - 9, GATE / 2 + 9, f"bound {css}"))
+    parts.append(f'<circle class="point {css}" cx="{x(_point(gate)):.2f}%" cy="{GATE / 2}" r="6"/>')
+    return _row(gate["label"], gate["subtitle"], parts, GATE, gate["value"], gate["text"], css)
 
 
 def _quantity(gate: dict) -> str:
@@ -148,41 +109,39 @@ def _tick(tick: float, kind: str, quantity: str) -> str:
     return f"{round(value, 6) + 0.0:{sign}g}" if value else "0"
 
 
-def _axis(low: float, high: float, pad: float = 0.0, exact: bool = False) -> tuple[float, float, list[float]]:
-    """Give the ends of an axis and round ticks between them; `exact` keeps the ends as given."""
-    span = (high - low) or abs(high) or 1.0
-    low, high = (low - pad * span if low else low), high + pad * span
-    raw = (high - low or span) / 5
-    unit = 10 ** math.floor(math.log10(raw))
-    step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= raw * 0.999)
-    if not exact:
-        low, high = (low if pad else math.floor(low / step) * step), (high if pad else math.ceil(high / step - 1e-9) * step)
-    first = math.ceil(low / step - 1e-9)
-    ticks = [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-    return low, high if high > low else low + span, ticks
+def _grid(ticks: list[float], x, height: float) -> str:
+    return "".join(_upright(x(tick), 0, height, "grid") for tick in ticks)
 
 
-def _scale(low: float, high: float, start: float, end: float):
-    return lambda value: start + (min(max(value, low), high) - low) / (high - low) * (end - start)
+def _bar(end: float, css: str, height: float) -> str:
+    return f'<rect class="{css}" x="0" y="{height / 2 - 13:g}" width="{max(end, 0.2):.2f}%" height="26" rx="4"/>'
 
 
-def _grid(ticks, x, top: float, bottom: float, label) -> str:
-    parts = []
-    for tick in ticks:
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>')
-        parts.append(_text(x(tick), bottom + 16, label(tick), "tick mid"))
-    return "".join(parts)
+def _upright(across: float, top: float, bottom: float, css: str) -> str:
+    return f'<line class="{css}" x1="{across:.2f}%" x2="{across:.2f}%" y1="{top:g}" y2="{bottom:g}"/>'
 
 
 def _whisker(low: float, high: float, y: float, css: str = "") -> str:
-    cap = "".join(f'<line x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}"/>' for end in (low, high))
-    return f'<g class="whisker {css}"><line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>{cap}</g>'
+    caps = "".join(_upright(end, y - 5, y + 5, "cap") for end in (low, high))
+    return f'<g class="whisker {css}"><line x1="{low:.2f}%" x2="{high:.2f}%" y1="{y:g}" y2="{y:g}"/>{caps}</g>'
 
 
-def _text(x: float, y: float, text: str, css: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{css}">{escape(text)}</text>'
+def _text(across: float, y: float, text: str, css: str, aside: float = 0) -> str:
+    return f'<text x="{across:.2f}%" dx="{aside:g}" y="{y:g}" class="{css}">{escape(text)}</text>'
 
 
-def _svg(height: float, parts: list[str], title: str, width: int = WIDTH) -> Markup:
-    head = f'<svg viewBox="0 0 {width} {height:g}" style="max-width:{width}px" role="img" aria-label="{escape(title)}">'
-    return Markup(head + "".join(parts) + "</svg>")
+def _row(label: str, subtitle: str, parts: list[str], height: float, value: str = "", text: str = "", css: str = "") -> str:
+    name = f"<b>{escape(label)}</b>" + (f"<small>{escape(subtitle)}</small>" if subtitle else "")
+    told = f'<b class="{css}">{escape(value)}</b><small>{escape(text)}</small>' if value else ""
+    plot = f'<svg style="height:{height:g}px">{"".join(parts)}</svg>'
+    return f'<div class="row"><span class="name">{name}</span>{plot}<span class="told">{told}</span></div>'
+
+
+def _axis_row(ticks: list[float], x, label, title: str = "") -> str:
+    parts = [_text(x(tick), 14, label(tick), "tick mid") for tick in ticks]
+    parts += [_text(50, 31, title, "axis mid")] if title else []
+    return f'<div class="row axis"><span class="name"></span><svg style="height:{38 if title else 20}px">{"".join(parts)}</svg></div>'
+
+
+def _chart(css: str, rows: list[str], title: str) -> Markup:
+    return Markup(f'<div class="chart {css}" role="img" aria-label="{escape(title)}">{"".join(rows)}</div>')

@@ -14,7 +14,11 @@ from tunegate import results
 from tunegate.errors import TunegateError
 from tunegate.gate.measures import before_after, measures, with_serving_metrics
 from tunegate.gate.verdict import evidence
+from tunegate.report.summary import waived
+from tunegate.report.verdict import signature_beside
 from tunegate.steps import STEPS
+
+PROVING = ("gate", "register", "deploy", "promote")  # steps that verify a verdict, and say who signed or waived it
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Run:
     verdict: dict | None = None
     items: list[dict] = field(default_factory=list)
     arms: dict[str, dict] = field(default_factory=dict)
+    signed: str = ""  # who signed the verdict, as register, deploy or promote found, else as the envelope claims
     table: list[dict] = field(default_factory=list)  # see tunegate.gate.measures.before_after
     curation: dict = field(default_factory=dict)
     test: dict[str, dict] = field(default_factory=dict)  # item id -> row, of the sealed test
@@ -36,6 +41,16 @@ class Run:
     def recipe(self) -> dict:
         """The recipe that plan was given."""
         return yaml.safe_load(self.records.get("plan", {}).get("config", {}).get("recipe") or "{}")
+
+    @property
+    def waived(self) -> str:
+        """Say who waived the verdict, until when and why, where any step went on by a waiver."""
+        return next((said for step in reversed(PROVING) if (said := _said(self.records.get(step), "waiver"))), "")
+
+
+def _said(record: dict | None, name: str) -> str:
+    told = (record or {}).get("summary", {}).get(name) or ""
+    return waived(told) if isinstance(told, dict) else told
 
 
 def gather(store, run_id: str) -> Run:
@@ -47,6 +62,7 @@ def gather(store, run_id: str) -> Run:
     if verdict:
         run.verdict = json.loads((verdict / "verdict.json").read_text(encoding="utf-8"))
         run.items = results.read_items(verdict)
+        run.signed = next((said for step in reversed(PROVING) if (said := _said(records.get(step), "signed"))), signature_beside(verdict))
         run.arms = run.verdict["predicate"]["facts"]["arms"]
     else:
         for step in ("baseline", "evaluate"):

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,12 +31,13 @@ SAY_EVERY_SECONDS = 10
 STOP_SECONDS = 15  # between asking the child to end and killing it
 PORT_TRIES = 3
 FEW_CORES = 4
+VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
 LOG_LINES = 8  # of the child's log, shown in an error
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. `engine` is what `identify` says of it."""
+    """A running server. `engine` is what `identify` says of it, `name` what to ask it for."""
 
     url: str
     name: str
@@ -93,13 +94,50 @@ def _vllm_of(python: str) -> tuple[str, str] | None:
     return tuple(found) if found else None
 
 
+class DeferredServer:
+    """A server that starts when it is first asked something: where all answers are known already, it never does."""
+
+    def __init__(self, stack: contextlib.ExitStack, model_dir: Path, config, adapter: Path | None = None):
+        self.engine, self.model_dir, self.max_model_len = identify(config), Path(model_dir), config.max_model_len
+        self._start = lambda: stack.enter_context(serve(model_dir, config, adapter=adapter))
+
+    @cached_property
+    def running(self) -> Server:
+        return self._start()
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    @property
+    def name(self) -> str:
+        return self.running.name
+
+    @property
+    def log(self) -> Path:
+        return self.running.log
+
+    def check(self) -> None:
+        self.running.check()
+
+
 @contextlib.contextmanager
-def serve(model_dir: Path, config, served_name: str = "model", port: int = 0, log: Path | None = None) -> Iterator[Server]:
+def serve_when_asked(model_dir: Path, config, adapter: Path | None = None) -> Iterator[DeferredServer]:
+    """Serve `model_dir` from the first request on, until the `with` block ends. Arguments and errors are those of `serve`."""
+    with contextlib.ExitStack() as stack:
+        yield DeferredServer(stack, model_dir, config, adapter)
+
+
+@contextlib.contextmanager
+def serve(
+    model_dir: Path, config, served_name: str = "model", port: int = 0, log: Path | None = None, adapter: Path | None = None
+) -> Iterator[Server]:  # fmt: skip
     """Serve `model_dir` on 127.0.0.1 for the length of the `with` block.
 
     Args:
         port: 0 takes a free one.
         log: where the server's output goes; by default a file that goes away with the server.
+        adapter: a LoRA adapter (PEFT's directory) that is applied, unmerged, to every request under `served_name`.
 
     Raises:
         Unavailable: the server ended or was not ready within `config.start_timeout_seconds`; its last log lines are in the sentence.
@@ -110,19 +148,19 @@ def serve(model_dir: Path, config, served_name: str = "model", port: int = 0, lo
     engine = identify(config)
     with tempfile.TemporaryDirectory(prefix="tunegate-serve-") as scratch:
         log = Path(log or Path(scratch) / "server.log")
-        server = _start(model_dir, config, engine, served_name, port, log)
+        server = _start(model_dir, config, engine, served_name, port, log, adapter)
         try:
             yield server
         finally:
             children.stop(server.process, STOP_SECONDS)
 
 
-def _start(model_dir: Path, config, engine: dict, served_name: str, port: int, log: Path) -> Server:
+def _start(model_dir: Path, config, engine: dict, served_name: str, port: int, log: Path, adapter: Path | None) -> Server:
     for attempt in itertools.count(1):
         chosen = port or _free_port()
         if port and not _is_free(port):
             raise Unavailable(f"Port {port} of 127.0.0.1 is in use. Stop what listens there, or choose another port.")
-        process = _spawn(_command(model_dir, config, engine, served_name, chosen), engine, log)
+        process = _spawn(_command(model_dir, config, engine, served_name, chosen, adapter), engine, log)
         server = Server(f"http://127.0.0.1:{chosen}", served_name, engine, model_dir, config.max_model_len, log, process)
         try:
             _wait_until_ready(server, config.start_timeout_seconds)
@@ -135,17 +173,30 @@ def _start(model_dir: Path, config, engine: dict, served_name: str, port: int, l
                 raise
 
 
-def _command(model_dir: Path, config, engine: dict, served_name: str, port: int) -> list[str]:
+def _command(model_dir: Path, config, engine: dict, served_name: str, port: int, adapter: Path | None) -> list[str]:
+    own_name = f"{served_name}-base" if adapter else served_name
     shared = [
-        "--model", str(model_dir), "--served-model-name", served_name, "--host", "127.0.0.1", "--port", str(port),
+        "--model", str(model_dir), "--served-model-name", own_name, "--host", "127.0.0.1", "--port", str(port),
         "--dtype", config.dtype, "--max-model-len", str(config.max_model_len),
     ]  # fmt: skip
     if engine["name"] == "transformers":
-        return [sys.executable, "-m", "tunegate.serving.transformers_server", *shared]
+        lora = ["--adapter", str(adapter), "--adapter-name", served_name] if adapter else []
+        return [sys.executable, "-m", "tunegate.serving.transformers_server", *shared, *lora]
     # --generation-config vllm: sampling defaults that came with the model must not change an evaluation unseen.
     command = [serving_python(), "-m", "vllm.entrypoints.openai.api_server", *shared, "--generation-config", "vllm",
                "--seed", "0", "--enable-prefix-caching"]  # fmt: skip
+    if adapter:
+        command += ["--enable-lora", "--max-lora-rank", str(_rank_allowed(adapter)), "--lora-modules", f"{served_name}={adapter}"]
     return command + ["--enforce-eager"] if _on_cpu(engine) else command
+
+
+def _rank_allowed(adapter: Path) -> int:
+    """Give the smallest rank that vLLM lets one reserve and this adapter fits in."""
+    rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    fitting = [allowed for allowed in VLLM_LORA_RANKS if allowed >= rank]
+    if not fitting:
+        raise BadInput(f"vLLM serves adapters of rank {VLLM_LORA_RANKS[-1]} at most, and this one has {rank}. Set evaluate.adapter: false.")
+    return fitting[0]
 
 
 def _on_cpu(engine: dict) -> bool:

@@ -4,7 +4,9 @@
 
 GET /health, GET /v1/models, POST /tokenize (as vLLM's), POST /v1/chat/completions, POST /v1/completions (with `echo` and
 `logprobs` for the log-probabilities of a prompt). Requests that arrive within 20 ms of each other are generated together.
-Not covered: streaming, stop strings, tools, several choices; asking for one is an error 400.
+A streamed answer comes in one piece, at its end: batches are generated as a whole.
+Tools are shown to the model and its calls stay text (`tool_choice` none).
+Not covered: stop strings, calls parsed from answers, several choices; asking for one is an error 400.
 """
 
 import argparse
@@ -25,7 +27,7 @@ MAX_BATCH = 16
 BATCH_WAIT_SECONDS = 0.02
 MAX_BODY_BYTES = 16 * 1024 * 1024
 UNSUPPORTED = (
-    "stream", "stop", "tools", "functions", "response_format", "logit_bias", "frequency_penalty", "presence_penalty", "suffix",
+    "stop", "functions", "response_format", "logit_bias", "frequency_penalty", "presence_penalty", "suffix",
 )  # fmt: skip
 
 
@@ -100,18 +102,20 @@ class Api:
 
     def tokenize(self, body: dict) -> dict:
         if "messages" in body:
-            ids = self.model.encode_chat(_messages(body))
+            ids = self.model.encode_chat(_messages(body), _tools(body))
         else:
-            ids = self.model.encode(_typed(body, "prompt", str), _typed(body, "add_special_tokens", bool, True))
+            ids = self.model.encode(_typed(body, "prompt", str), body.get("add_special_tokens", True))
         return {"count": len(ids), "max_model_len": self.model.max_model_len, "tokens": ids}
 
     def chat(self, body: dict) -> dict:
-        ids = self.model.encode_chat(_messages(body))
+        ids = self.model.encode_chat(_messages(body), _tools(body))
         limit = self.model.max_model_len - len(ids)
         key = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         answer = self._generate(body, ids, _typed(body, key, int, max(limit, 1))).result()
-        choice = {"index": 0, "message": {"role": "assistant", "content": answer.text}, "finish_reason": answer.finish_reason}
-        return self._reply("chat.completion", [choice], len(ids), answer.completion_tokens)
+        kind, part = ("chat.completion.chunk", "delta") if body.get("stream") else ("chat.completion", "message")
+        text = answer.text if body.get("skip_special_tokens", True) else self.model.spelt_out(answer)
+        choice = {"index": 0, part: {"role": "assistant", "content": text}, "finish_reason": answer.finish_reason}
+        return self._reply(kind, [choice], len(ids), answer.completion_tokens)
 
     def complete(self, body: dict) -> dict:
         prompts = self._prompts(body)
@@ -186,7 +190,23 @@ def _messages(body: dict) -> list[dict]:
     )  # fmt: skip
     if not good:
         raise BadInput('\'messages\' must be a list of at least one {"role": text, "content": text}.')
-    return messages
+    return [
+        turn | {"tool_calls": [_read_call(call) for call in turn["tool_calls"]]} if turn.get("tool_calls") else turn for turn in messages
+    ]
+
+
+def _read_call(call: dict) -> dict:
+    """Read the arguments of a tool call, which are JSON in text here and an object in a chat template."""
+    try:
+        return call | {"function": call["function"] | {"arguments": json.loads(call["function"]["arguments"])}}
+    except (TypeError, KeyError, ValueError):
+        raise BadInput("A tool call must be {'function': {'name': text, 'arguments': JSON in text}}.") from None
+
+
+def _tools(body: dict) -> list | None:
+    if body.get("tools") and body.get("tool_choice") != "none":
+        raise BadInput("This small server shows tools and parses no calls: send tool_choice none, or serve with vLLM.")
+    return body.get("tools")
 
 
 def _typed(body: dict, name: str, kind: type, default=None):
@@ -196,7 +216,7 @@ def _typed(body: dict, name: str, kind: type, default=None):
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+        words = {str: "text", int: "a whole number", float: "a number"}
         raise BadInput(f"'{name}' must be {words[kind]}; it is {value!r:.80}.")
     return value
 
@@ -219,17 +239,21 @@ def handler_for(api: Api) -> type[BaseHTTPRequestHandler]:
         def _answer(self, work) -> None:
             try:
                 document = work()
-                self._send(*((404, _error(f"There is no {self.path} here.")) if document is None else (200, document)))
+                streamed = document is not None and document.get("object") == "chat.completion.chunk"
+                kind = "text/event-stream" if streamed else "application/json"
+                self._send(*((404, _error(f"There is no {self.path} here.")) if document is None else (200, document, kind)))
             except BadInput as error:
                 self._send(400, _error(str(error)))
             except Exception as error:
                 self._send(500, _error(f"{type(error).__name__}: {error}"))
                 raise
 
-        def _send(self, status: int, document: dict) -> None:
+        def _send(self, status: int, document: dict, kind: str = "application/json") -> None:
             data = json.dumps(document).encode()
+            if kind == "text/event-stream":
+                data = b"data: " + data + b"\n\ndata: [DONE]\n\n"
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -267,10 +291,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--max-model-len", type=int, default=2048)
+    parser.add_argument("--adapter", help="a PEFT adapter, applied unmerged")
+    parser.add_argument("--adapter-name", help="what the model with the adapter is called instead")
     given = parser.parse_args()
-    model = LanguageModel(given.model, given.dtype, given.max_model_len)
-    server = HttpServer((given.host, given.port), handler_for(Api(model, given.served_model_name)))
-    print(f"serving {given.served_model_name} on http://{given.host}:{given.port}", flush=True)
+    model = LanguageModel(given.model, given.dtype, given.max_model_len, given.adapter)
+    name = given.adapter_name or given.served_model_name
+    server = HttpServer((given.host, given.port), handler_for(Api(model, name)))
+    print(f"serving {name} on http://{given.host}:{given.port}", flush=True)
     server.serve_forever()
 
 

@@ -3,6 +3,7 @@
     objects/<name>/<digest>/…           files of one object, and MANIFEST.json with the sha256 of each
     index/<step>/<key>.json             which references a step gave for a key
     runs/<run id>/<step>.json           what happened in a run
+    ledger/<sha256>/<number>.json       which candidates were measured on a sealed test
 
 A reference is `name/digest`; the digest is the sha256 of the canonical JSON {relative path: sha256}. The manifest becomes
 visible last, so readers see all of an object or nothing, and every file is checked against it before it is used.

@@ -45,6 +45,19 @@ class Store(ABC):
             known = _verified[self.uri, ref] = self._fetch(ref)
         return known
 
+    def manifest(self, ref: str) -> dict:
+        """Give an object's manifest, {"files": {path: {"bytes", "sha256"}}}, without its files.
+
+        Raises:
+            BadInput: there is no such object.
+            Refused: the manifest is not about it.
+        """
+        path = f"objects/{checked_ref(ref)}/{MANIFEST}"
+        data = self._read(path)
+        if data is None:
+            raise BadInput(f"The store {self.uri} has no object {ref}. It was removed, or it is in another store.")
+        return parse_manifest(data, ref, f"{self.uri}/{path}")
+
     def remove(self, ref: str) -> None:
         """Take an object away, whole or damaged: its manifest first, so that no reader takes the rest for it."""
         self._remove(checked_ref(ref))
@@ -64,6 +77,10 @@ class Store(ABC):
     def write_json(self, path: str, value) -> None:
         """Write a small document, over an earlier one."""
         self._write(checked_path(path), canonical_json(value))
+
+    def create_json(self, path: str, value) -> bool:
+        """Write a small document where there is none, and say whether it was; of writers at the same moment, one is told True."""
+        return self._create(checked_path(path), canonical_json(value))
 
     def read_json(self, path: str) -> dict | None:
         """Read a small document; None where there is none."""
@@ -92,6 +109,9 @@ class Store(ABC):
 
     @abstractmethod
     def _write(self, path: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _create(self, path: str, data: bytes) -> bool: ...
 
 
 def read_directory(directory: Path) -> dict:

@@ -85,6 +85,21 @@ class DirectoryStore(Store):
         with self.writing(len(data)):
             write_atomic(self.root / path, data)
 
+    def _create(self, path: str, data: bytes) -> bool:
+        target, partial = self.root / path, self.root / "partial" / uuid.uuid4().hex
+        with self.writing(len(data)):
+            try:
+                write_atomic(partial, data)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.link(partial, target)  # unlike a rename it replaces nothing, and readers see the whole document
+                return True
+            except FileExistsError:
+                if target.is_file():
+                    return False
+                raise
+            finally:
+                partial.unlink(missing_ok=True)
+
     def _free(self) -> int:
         place = self.root
         while not place.exists():

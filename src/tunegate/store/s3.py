@@ -90,6 +90,15 @@ class S3Store(Store):
         with explained(self.uri):
             self.client.put_object(Bucket=self.bucket, Key=self.key(path), Body=data)
 
+    def _create(self, path: str, data: bytes) -> bool:
+        with explained(self.uri, ALREADY_THERE | NO_CONDITIONS) as codes:
+            self.client.put_object(Bucket=self.bucket, Key=self.key(path), Body=data, IfNoneMatch="*")
+            return True
+        if codes[0] in ALREADY_THERE or self._read(path) is not None:
+            return False
+        self._write(path, data)  # the server knows no conditional writes: two writers at the same moment may both be told True
+        return True
+
 
 def split_address(uri: str) -> tuple[str, str]:
     """Split s3://bucket/key into bucket and key."""
@@ -125,16 +134,18 @@ def download(client, bucket: str, key: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(uri: str, silent: set[str] = frozenset()) -> Iterator[None]:
-    """Turn what boto3 raises into our sentences; the error codes in `silent` only end the block."""
+def explained(uri: str, silent: set[str] = frozenset()) -> Iterator[list[str]]:
+    """Turn what boto3 raises into our sentences; the error codes in `silent` only end the block, and are added to the list it gives."""
     from boto3.exceptions import Boto3Error
     from botocore import exceptions as botocore
 
+    codes: list[str] = []
     try:
-        yield
+        yield codes
     except botocore.ClientError as error:
         code = str(error.response["Error"]["Code"])
         if code in silent:
+            codes.append(code)
             return
         if code == "NoSuchBucket":
             raise BadInput(f"The bucket of {uri} does not exist. Create it, or mend the address.") from None

@@ -17,7 +17,7 @@ def common(config: Training, batch: Batch, checkpointing: bool | str, scratch: P
     """
     return dict(
         output_dir=str(scratch), report_to=[], disable_tqdm=True,
-        save_strategy="no",  # tunegate.train.callbacks.Saving decides
+        save_strategy="no",  # tunegate.train.saving.Saving decides
         logging_first_step=True,
         logging_nan_inf_filter=False,  # the default hides a NaN behind a running mean
         learning_rate=config.learning_rate, lr_scheduler_type=config.lr_scheduler_type, warmup_steps=config.warmup_steps,

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tunegate.digests import canonical_json, write_atomic
+from tunegate.digests import write_atomic
 from tunegate.errors import Refused, TunegateError, Unavailable
 from tunegate.steps import say
 from tunegate.store import Store
 
-STATE = "checkpoint.json"  # ours, in each checkpoint: {"run", "step", "processes", "seconds"}
+STATE = "checkpoint.json"  # ours, in each checkpoint: {"run", "step", "processes", "seconds", "curve"}
 NOT_NEEDED = ("training_args.bin",)  # a pickle that nothing reads
 SENTINEL = "checkpoint-is-incomplete.txt"  # transformers leaves it where its own save on SIGTERM was cut off, and ignores it
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
@@ -97,11 +97,17 @@ class Checkpoints:
         return kept
 
 
-def seal(directory: Path, run: str, step: int, processes: int, seconds: float) -> None:
-    """Write down whose checkpoint this is; `seconds` is the time trained so far, over all attempts."""
+def seal(directory: Path, run: str, step: int, processes: int, seconds: float, curve: dict | None = None) -> None:
+    """Write down whose checkpoint this is.
+
+    Args:
+        seconds: trained so far, over all attempts.
+        curve: what the log had gathered, see tunegate.train.curve.
+    """
     for name in NOT_NEEDED:
         (directory / name).unlink(missing_ok=True)
-    write_atomic(directory / STATE, canonical_json({"run": run, "step": step, "processes": processes, "seconds": round(seconds, 3)}))
+    state = {"run": run, "step": step, "processes": processes, "seconds": round(seconds, 3), "curve": curve}
+    write_atomic(directory / STATE, json.dumps(state, sort_keys=True))  # not canonical JSON: a figure of the log may be NaN
 
 
 def read_seal(directory: Path) -> dict:

@@ -8,35 +8,50 @@ from pathlib import Path
 from tunegate import rows
 from tunegate.errors import BadInput, Refused
 from tunegate.recipe import Task
+from tunegate.tasks import tool_calls
 
 IGNORED = -100  # label of a token outside the loss (PyTorch's cross entropy)
 PROVEN = 200  # rows whose labels are decoded before the first step; all have one template
 
 
-def chat_example(prompt: list[dict], answer: str, tokenizer) -> dict:
+def chat_example(prompt: list[dict], answer: dict, tokenizer, tools: list | None = None) -> dict:
     """Render one conversation; labels cover the answer up to and with the end-of-turn token.
 
     The prompt is rendered as serving renders it. Where the template renders it the same once it is answered, the answer is
     the rest; where it does not (templates that take thoughts out of earlier turns, say), the answer is put after what
-    serving sends, and the end-of-turn token after it: the ids are then those that serving sends and waits for.
+    serving sends, and the end-of-turn token after it: the ids are then those that serving sends and waits for. Tool calls only
+    the template itself can write, so that the first must hold for them.
 
     The end-of-turn token is the one on which the tokenizer ends a generation. Leaving it out of the loss (a template
     without it, padding with the same token, truncation) gives a model that never stops: the most common silent failure of
     fine-tuning.
 
+    Args:
+        answer: the assistant's turn, with its tool_calls where it has any.
+
     Raises:
         Refused: the template does not end the answer with it.
     """
-    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-    whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], return_dict=True)["input_ids"]
+    asked = rendered(prompt, tokenizer, tools)
+    whole = tokenizer.apply_chat_template([*prompt, answer], tools=tools, return_dict=True)["input_ids"]
     if tokenizer.eos_token_id not in whole:
         raise _never_ends(tokenizer)
     if whole[: len(asked)] != asked:
-        whole = asked + tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        if answer.get("tool_calls"):
+            raise Refused(
+                "The chat template renders the prompt of a tool call in another way once it is called, so that training would not see the "
+                "prompt that serving sends. Correct the template of the base model, or leave out rows with tool calls."
+            )
+        whole = asked + tokenizer(answer["content"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     if tokenizer.eos_token_id not in whole[len(asked) :]:
         raise _never_ends(tokenizer)
     end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)  # what a template puts after it is never generated
     return {"input_ids": whole[:end], "labels": [IGNORED] * len(asked) + whole[len(asked) : end]}
+
+
+def rendered(prompt: list[dict], tokenizer, tools: list | None = None) -> list[int]:
+    """Give the ids of a prompt as serving sends it."""
+    return tokenizer.apply_chat_template(prompt, tools=tools, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def _never_ends(tokenizer) -> Refused:
@@ -49,20 +64,31 @@ def _never_ends(tokenizer) -> Refused:
 def prove(given: list[dict], made: list[dict], tokenizer, system: str) -> None:
     """Decode the labels of real rows and hold them against their answers: the loss must cover these and the end, no more.
 
+    A template writes tool calls in a form of its own: their names and arguments must be in it, and what the turn says.
+
     Raises:
         Refused: with the text that would be learnt and the one that should be.
     """
     for row, example in zip(given, made, strict=True):
         learnt = [label for label in example["labels"] if label != IGNORED]
-        text, wanted = tokenizer.decode(learnt), rows.answer(row)
-        if learnt[-1] != tokenizer.eos_token_id or text.removesuffix(tokenizer.eos_token).strip() != wanted.strip():
+        text = tokenizer.decode(learnt)
+        if learnt[-1] != tokenizer.eos_token_id or not _says(text.removesuffix(tokenizer.eos_token), row["messages"][-1]):
             raise Refused(
-                f"The loss would cover {text[-200:]!r} where the answer is {wanted[-200:]!r}: the chat template changes answers, "
-                "or puts more into them. Correct the template of the base model."
+                f"The loss would cover {text[-200:]!r} where the answer is {rows.answer(row)[-200:]!r}: the chat template changes "
+                "answers, or puts more into them. Correct the template of the base model."
             )
-        sent = tokenizer.apply_chat_template(rows.chat(row, system), add_generation_prompt=True, return_dict=True)["input_ids"]
+        prompt, tools = rows.chat(row, system), rows.tools(row)
+        sent = rendered(prompt, tokenizer, tools)
         if example["input_ids"][: len(sent)] != sent or any(label != IGNORED for label in example["labels"][: len(sent)]):
             raise Refused("Training would not see the prompt that serving sends. Correct the chat template of the base model.")
+        if tools and sent == rendered(prompt, tokenizer):
+            raise Refused("The chat template of the base model does not render tools. Correct it, or leave out rows with tools.")
+
+
+def _says(text: str, answer: dict) -> bool:
+    if answer.get("tool_calls"):
+        return answer["content"].strip() in text and tool_calls.written(tool_calls.called(answer), text)
+    return text.strip() == answer["content"].strip()
 
 
 def text_example(text: str, tokenizer) -> dict:
@@ -72,7 +98,7 @@ def text_example(text: str, tokenizer) -> dict:
 
 
 def row_example(row: dict, tokenizer, system: str) -> dict:
-    return chat_example(rows.chat(row, system), rows.answer(row), tokenizer)
+    return chat_example(rows.chat(row, system), row["messages"][-1], tokenizer, rows.tools(row))
 
 
 def load_examples(train: Path, replay: Path | None, tokenizer, task: Task, replay_share: float) -> tuple[list[dict], dict]:

@@ -19,6 +19,7 @@ from tunegate.steps import Inputs, say
 from tunegate.store import Store, open_store
 from tunegate.train.batch import first_process
 from tunegate.train.checkpoints import document
+from tunegate.train.full_disk import full_disk
 from tunegate.train.supervise import OUT_OF_MEMORY
 
 # What each is given and gives: (config, inputs, output, run) -> summary; directories that it leaves in output are stored.
@@ -51,6 +52,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         if _out_of_memory(error):
             return _leave(store, run, OUT_OF_MEMORY, f"Out of memory: {' '.join(str(error).split())[:300]}")
+        if full := full_disk(error):
+            return _leave(store, run, Unavailable.code, f"{full} Started again it goes on from its last checkpoint.")
         traceback.print_exc()
         return _leave(store, run, 1, f"{type(error).__name__}: {error}. This is a fault of tunegate or of a library; the trace is above.")
     finally:

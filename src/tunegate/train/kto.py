@@ -16,7 +16,9 @@ MOST = 4 / 3  # of (desirable weight × desirable answers) / (undesirable weight
 def singles(pairs: list[dict]) -> list[dict]:
     """Make of each pair one wanted and one unwanted answer."""
     return [
-        {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"} for pair in pairs for side in ("chosen", "rejected")
+        {name: pair[name] for name in ("prompt", "tools") if name in pair} | {"completion": pair[side], "label": side == "chosen"}
+        for pair in pairs
+        for side in ("chosen", "rejected")
     ]
 
 

@@ -1,6 +1,8 @@
 """Load the base model for training, and save adapters that say nothing of the machine they were trained on."""
 
 import ctypes
+import gc
+import json
 import math
 import os
 import sys
@@ -14,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from tunegate.errors import BadInput
+from tunegate.predict.unsuited import refuse_quantised
 from tunegate.recipe import Lora, Sft
 from tunegate.train.attention import register
 from tunegate.train.sharding import sharded
@@ -45,12 +48,17 @@ def load_tokenizer(base: Path):
     return tokenizer
 
 
-def load_base(base: Path, config: Sft | None = None, attention: str = ""):
+def load_base(base: Path, config: Sft | None = None, attention: str = "", device_map: dict | str | None = None):
     """Load the base in bfloat16, or, to train on, as `config` says (in NF4 with double quantisation by default).
 
     Args:
         attention: transformers' name of an implementation; by default the one that trains fastest here.
+        device_map: as in transformers; by default all of it is on this process' device, or sharded.
+
+    Raises:
+        BadInput: its weights are quantised already.
     """
+    refuse_quantised(json.loads((base / "config.json").read_text(encoding="utf-8")), str(base))
     quantization = None
     if config is not None and config.load_in_4bit:
         quantization = BitsAndBytesConfig(
@@ -65,7 +73,7 @@ def load_base(base: Path, config: Sft | None = None, attention: str = ""):
     attention = attention or (config or Sft(packing=False)).attention(device() == "cuda")
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32 if config is not None and config.method == "full" else torch.bfloat16,
-        quantization_config=quantization, device_map=None if sharded() else {"": place()},
+        quantization_config=quantization, device_map=device_map or (None if sharded() else {"": place()}),
         attn_implementation=attention,
         local_files_only=True, use_safetensors=True, trust_remote_code=False,
     )  # fmt: skip
@@ -78,8 +86,17 @@ def load_base(base: Path, config: Sft | None = None, attention: str = ""):
 
 
 def gpu_bytes() -> float:
-    """Give the memory of this process' GPU; infinity without one."""
-    return torch.cuda.get_device_properties(place()).total_memory if device() == "cuda" else math.inf
+    """Give the memory of its GPU that this process has or can still get, others on it having theirs; infinity without a GPU."""
+    return torch.cuda.mem_get_info(place())[0] + torch.cuda.memory_reserved(place()) if device() == "cuda" else math.inf
+
+
+def release_memory() -> None:
+    """Give back to the GPUs what a training held that is over, in all of its processes, before any of them goes on."""
+    gc.collect()  # a trainer is part of circles
+    if device() == "cuda":
+        torch.cuda.empty_cache()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def place() -> str:

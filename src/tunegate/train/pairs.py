@@ -1,8 +1,11 @@
 """Find what to prefer over what: the data's own pairs and labels, or pairs mined from the fine-tuned model's sampled answers.
 
-It is handed on in pairs.jsonl, in one form: pairs {"prompt", "chosen", "rejected"}, or for KTO {"prompt", "completion", "label"}.
+It is handed on in pairs.jsonl, in one form: pairs {"prompt", "chosen", "rejected"}, or for KTO {"prompt", "completion", "label"};
+both with "tools", as JSON in text, where the prompt offers some. (As TRL takes them: as lists in a table they would get each
+other's keys.)
 """
 
+import json
 from pathlib import Path
 
 from tunegate import rows, tasks
@@ -30,7 +33,8 @@ def find_pairs(config: Prefer, task: Task, base: Path, adapter: Path, data: Path
     Returns {"examples", "origin", "steps", "prompts", "exact_dev_before"}; without the last where there is too little to train on.
 
     Raises:
-        BadInput: config.pairs is "given" and the data holds nothing that config.method learns from; or all of it is of one kind.
+        BadInput: config.pairs is "given" and the data holds nothing that config.method learns from; or all of it is of one kind;
+            or config.method cannot render the tools that it has.
     """
     from tunegate.train.generate import dev_score, merged_model
     from tunegate.train.model import load_tokenizer
@@ -44,6 +48,8 @@ def find_pairs(config: Prefer, task: Task, base: Path, adapter: Path, data: Path
         examples = kto.singles(pairs) if config.method == "kto" else pairs
     else:
         examples, origin = given
+    if config.method == "orpo" and any("tools" in example for example in examples):
+        raise BadInput("TRL's ORPO does not render tools, and the data has rows with tools. Set prefer.method: dpo or kto.")
     output.mkdir(parents=True)
     write_atomic(output / PAIRS, b"".join(canonical_json(example) + b"\n" for example in examples))
     found = {"examples": len(examples), "origin": origin, "prompts": prompts, "steps": optimizer_steps(config, len(examples))}
@@ -87,7 +93,13 @@ def _read(file: Path, fields: tuple[str, ...], task: Task) -> list[dict]:
     if not file.is_file():
         return []
     found = rows.read_json_lines(file)
-    return [{"prompt": _with_system(row["prompt"], task.system)} | {field: row[field] for field in fields} for row in found]
+    return [
+        {"prompt": _with_system(row["prompt"], task.system)} | {field: row[field] for field in fields} | _offered(row) for row in found
+    ]  # fmt: skip
+
+
+def _offered(row: dict) -> dict:
+    return {"tools": json.dumps(rows.tools(row))} if rows.tools(row) else {}
 
 
 def _with_system(prompt: list[dict], system: str) -> list[dict]:
@@ -101,8 +113,8 @@ def mined_pairs(config: Prefer, task: Task, data: Path, model, tokenizer) -> tup
     train, kind = prompts_to_mine(data, config.prompts)
     say(f"      prefer: sampling {config.samples_per_prompt} answers to each of {len(train)} {kind} prompts")
     sampled = answers(
-        model, tokenizer, [rows.chat(row, task.system) for row in train], task.max_new_tokens, samples=config.samples_per_prompt,
-        temperature=config.temperature, seed=config.seed, name="prefer",
+        model, tokenizer, [rows.chat(row, task.system) for row in train], task.max_new_tokens, tools=[rows.tools(row) for row in train],
+        samples=config.samples_per_prompt, temperature=config.temperature, seed=config.seed, name="prefer",
     )  # fmt: skip
     return dedupe_mined(mine_pairs(train, sampled, task)), len(train), f"mined from {len(train)} {kind} prompts"
 
@@ -123,10 +135,10 @@ def mine_pairs(train: list[dict], sampled: list[list[str]], task: Task) -> list[
     """Pair a right with a wrong sampled answer to the same prompt; each distinct wrong answer is used once."""
     pairs = []
     for row, texts in zip(train, sampled, strict=True):
-        right = [t for t in texts if tasks.score(task.checker, t, rows.answer(row)) == 1]
-        wrong = sorted({t for t in texts if t.strip() and tasks.score(task.checker, t, rows.answer(row)) == 0})
-        prompt = rows.chat(row, task.system)
-        pairs += [{"prompt": prompt, "chosen": _turn(right[0].strip()), "rejected": _turn(w.strip())} for w in wrong if right]
+        right = [t for t in texts if tasks.score(task, t, row) == 1]
+        wrong = sorted({t for t in texts if t.strip() and tasks.score(task, t, row) == 0})
+        asked = {"prompt": rows.chat(row, task.system)} | _offered(row)
+        pairs += [asked | {"chosen": _turn(right[0].strip()), "rejected": _turn(w.strip())} for w in wrong if right]
     return pairs
 
 

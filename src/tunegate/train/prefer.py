@@ -7,7 +7,8 @@ result is kept only if greedy answers on dev are not worse than before.
 
 from pathlib import Path
 
-from tunegate.recipe import Prefer
+from tunegate.predict.unsuited import refuse_full
+from tunegate.recipe import Prefer, Sft
 from tunegate.steps import Inputs, Result
 from tunegate.train import supervise
 
@@ -19,6 +20,7 @@ def prefer_step(config: dict, inputs: Inputs, output: Path) -> Result:
     given = {"adapter": inputs.refs["adapter"]}
     if settings.method == "none":
         return Result({"kept": False, "outcome": "no preference step asked for; the SFT adapter goes on", "log": []}, given)
+    refuse_full(Sft.model_validate(config["sft"]))
     config = config | {"price_per_hour": supervise.price_per_hour(inputs.where)}
     refs = {name: inputs.refs[name] for name in ("base", "adapter", "data")}
     prepared = supervise.train(supervise.Training("pairs", config, refs), inputs)

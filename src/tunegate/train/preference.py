@@ -1,16 +1,20 @@
 """Train an adapter on pairs with TRL: DPO against its frozen self, KTO on single answers, or ORPO without a reference."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from tunegate import rows
 from tunegate.errors import BadInput
+from tunegate.predict.unsuited import refuse_full
 from tunegate.recipe import Prefer, Sft, Task
 from tunegate.steps import Inputs, say
 from tunegate.train import kto
 from tunegate.train.batch import by_length, first_process, processes, whole
 from tunegate.train.pairs import PAIRS
+from tunegate.train.record import read_record, with_preference, write_record
+from tunegate.train.sharding import hold_whole
 
 REFERENCE_ROWS = 8  # pairs scored at once by the reference, without gradients; arbitrary
 
@@ -18,7 +22,7 @@ REFERENCE_ROWS = 8  # pairs scored at once by the reference, without gradients; 
 def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
     """Train as tunegate.train.job does, and score the result on dev."""
     from tunegate.train.generate import dev_score, merged_model
-    from tunegate.train.model import load_tokenizer
+    from tunegate.train.model import load_tokenizer, release_memory
     from tunegate.train.running import Attempt
 
     settings, task = Prefer.model_validate(config["prefer"]), Task.model_validate(config["task"])
@@ -26,6 +30,7 @@ def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
     base, trained = inputs["base"], output / "adapter"
     pairs = list(rows.read_json_lines(inputs["pairs"] / PAIRS))
     summary = train_on_pairs(settings, Sft.model_validate(config["sft"]), task, base, inputs["adapter"], pairs, trained, attempt)
+    release_memory()  # the merged model may need all GPUs
     if first_process():
         summary["exact_dev_after"] = dev_score(merged_model(base, trained), load_tokenizer(base), inputs["data"], task)
     return summary
@@ -45,8 +50,8 @@ def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Pa
     from tunegate.train.model import load_tokenizer, save_adapter
     from tunegate.train.running import Attempt, run
 
-    if sft.method == "full":
-        raise BadInput("prefer goes on with an adapter, and sft.method is full. Set prefer.method: none, or sft.method: lora.")
+    refuse_full(sft)
+    hold_whole()
     tokenizer = load_tokenizer(base)
     fit = [pair for pair in pairs if longest(pair, tokenizer) <= task.max_length]
     what = "labelled answers" if config.method == "kto" else "pairs"
@@ -59,14 +64,27 @@ def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Pa
     ran = run("prefer", config, attempt or Attempt(), build)
     if first_process():
         save_adapter(ran.trainer.model, tokenizer, output)
+        learnt = {"method": config.method, "examples": len(fit), "steps": ran.summary["steps"],
+                  "stop_token_in_loss": stop_token_share(ran.trainer.train_dataset, tokenizer.eos_token_id)}  # fmt: skip
+        write_record(output, with_preference(read_record(adapter), learnt))
     shutil.rmtree(output.parent / ".trainer", ignore_errors=True)
     return ran.summary | weights | {"examples_too_long": len(pairs) - len(fit)}
 
 
 def longest(pair: dict, tokenizer) -> int:
     """Count the tokens of the longer of a pair's two conversations, or of a labelled answer's only one."""
-    answers = [pair[side] for side in ("chosen", "rejected", "completion") if side in pair]
-    return max(len(tokenizer.apply_chat_template([*pair["prompt"], *answer], return_dict=True)["input_ids"]) for answer in answers)
+    answers, tools = [pair[side] for side in ("chosen", "rejected", "completion") if side in pair], json.loads(pair.get("tools") or "null")
+    return max(
+        len(tokenizer.apply_chat_template([*pair["prompt"], *answer], tools=tools, return_dict=True)["input_ids"]) for answer in answers
+    )
+
+
+def stop_token_share(dataset, eos: int) -> float:
+    """Give the share of preferred answers that hold the end-of-turn token, counted in the ids that TRL trains on."""
+    (name,) = {"chosen_ids", "completion_ids", "chosen_labels"} & set(dataset.column_names)  # of DPO, KTO and ORPO
+    preferred = dataset["label"] if name == "completion_ids" else [True] * len(dataset)
+    answers = [ids for ids, wanted in zip(dataset[name], preferred, strict=True) if wanted]
+    return sum(eos in ids for ids in answers) / len(answers)
 
 
 def builder(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, tokenizer, pairs: list[dict], scratch: Path) -> Callable:
@@ -89,8 +107,6 @@ def builder(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, tok
 
 def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task: Task, batch, checkpointing, scratch: Path):
     """Make TRL's trainer for a PeftModel. Given a trained adapter, DPO and KTO keep a frozen copy of it as the reference."""
-    from datasets import Dataset
-
     from tunegate.train.arguments import common, drop_printer, quiet
     from tunegate.train.model import keep_attention, train_in_float32
     from tunegate.train.running import take
@@ -112,7 +128,7 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
 
             smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
             arguments = DPOConfig(**shared, **reference, **smoothing, loss_type=[config.loss_type])
-            trainer = DPOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+            trainer = DPOTrainer(model=model, args=arguments, train_dataset=_table(pairs), processing_class=tokenizer)
         elif config.method == "kto":
             from trl import KTOConfig, KTOTrainer
 
@@ -120,7 +136,7 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
             # training, or one with another micro-batch, exchanges the same.
             couples = shared | {"per_device_train_batch_size": config.rows_together}
             arguments = KTOConfig(**couples, **reference, **kto.weights(pairs))
-            trainer = KTOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+            trainer = KTOTrainer(model=model, args=arguments, train_dataset=_table(pairs), processing_class=tokenizer)
             take(trainer, batch)
         else:
             import os
@@ -129,10 +145,21 @@ def preference_trainer(model, tokenizer, pairs: list[dict], config: Prefer, task
             from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
             arguments = ORPOConfig(**shared, remove_unused_columns=False)
-            trainer = ORPOTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
+            trainer = ORPOTrainer(model=model, args=arguments, train_dataset=_table(pairs), processing_class=tokenizer)
     drop_printer(trainer)
     train_in_float32(trainer.model)
     return trainer
+
+
+def _table(examples: list[dict]):
+    """Make TRL's table of pairs or answers; it takes its columns from the first row.
+
+    Where the arguments of tool calls differ they are kept as JSON: in one structure each call would get those of all others, as null.
+    """
+    from datasets import Dataset
+
+    none = {"tools": None} if any("tools" in example for example in examples) else {}
+    return Dataset.from_list([none | example for example in examples], on_mixed_types="use_json")
 
 
 def precomputes(config: Prefer) -> bool:

@@ -1,5 +1,6 @@
 """Say how training goes: a line at least every ten seconds, a loss log for the report, curves for MLflow."""
 
+import math
 import time
 
 from transformers import TrainerCallback
@@ -13,6 +14,7 @@ class Progress(TrainerCallback):
 
     Attributes:
         log: one {"step", "loss", "learning_rate", …} a logged step, for the report's charts; after a resume, those before it too.
+            What is no number is left out: JSON has no name for it, and a loss that stays so ends the training.
     """
 
     def __init__(self, name: str, every_seconds: float = 8.0):
@@ -24,7 +26,7 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = self.said = time.monotonic()
         self.first_step = state.global_step
-        self.log = [{"step": entry["step"], **_numbers(entry)} for entry in state.log_history if "loss" in entry]
+        self.log = [{"step": entry["step"], **kept} for entry in state.log_history if "loss" in (kept := _finite(_numbers(entry)))]
         self.first_tokens = self.log[-1].get("num_tokens", 0) if self.log else 0
         if self.first_step:
             # What the process before this one could not send to MLflow is in the checkpoint.
@@ -50,8 +52,8 @@ class Progress(TrainerCallback):
         if not logs:
             return
         values = _numbers(logs)
-        if "loss" in values:
-            self.log.append({"step": state.global_step, **values})
+        if "loss" in (kept := _finite(values)):
+            self.log.append({"step": state.global_step, **kept})
         if args.process_index == 0 and ("loss" in values or "eval_loss" in values):
             tracking.log_metrics(self.name, {_with_unit(k): v for k, v in values.items()}, state.global_step)
 
@@ -64,6 +66,10 @@ def _numbers(logs: dict) -> dict[str, float]:
         except (TypeError, ValueError):
             continue
     return {name: value for name, value in values.items() if name not in ("epoch", "step")}
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _with_unit(name: str) -> str:

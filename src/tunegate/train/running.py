@@ -17,10 +17,12 @@ from tunegate.steps import say
 from tunegate.store import Store
 from tunegate.train import batch as batches
 from tunegate.train.batch import Batch, Measured, first_process, processes
-from tunegate.train.callbacks import KeepBest, LossGuard, Saving
+from tunegate.train.callbacks import KeepBest, LossGuard
 from tunegate.train.checkpoints import Checkpoints, Pusher, document, read_seal
+from tunegate.train.curve import Curve
 from tunegate.train.model import device, gpu_bytes, keeping_freed_memory
 from tunegate.train.progress import Progress
+from tunegate.train.saving import Saving
 
 GRACE_SECONDS = 45.0  # to push a last checkpoint when asked to stop; a pod has 600, a spot node 30 to 120. Arbitrary
 
@@ -102,18 +104,19 @@ def run(name: str, config: Training, attempt: Attempt, build: Callable, patience
     """
     trainer, batch, checkpointing = _divided(config, attempt, build)
     found = attempt.checkpoints.newest() if attempt.checkpoints else None
-    sealed = read_seal(found[1]) if found else {"seconds": 0.0, "processes": processes()}
+    sealed = read_seal(found[1]) if found else {"seconds": 0.0, "processes": processes(), "curve": None}
     if sealed["processes"] != processes() and first_process():
         say(f"      {name}: the checkpoint is of {sealed['processes']} processes, and these are {processes()}: random numbers will differ")
     before = sealed["seconds"]
     pusher = Pusher(attempt.checkpoints) if attempt.checkpoints and first_process() else None
-    guard, progress = LossGuard(name, config.max_bad_steps), Progress(name)
+    guard, progress, curve = LossGuard(name, config.max_bad_steps), Progress(name), Curve(trainer, sealed["curve"])
     enabled = attempt.checkpoints is not None
     saving = Saving(pusher, attempt.run, config.save_minutes, _hours(config, attempt), before, enabled=enabled)
-    saving.loss_is_good = guard.good
+    saving.loss_is_good, saving.gathered = guard.good, curve.gathered
     saving.listen()
     best = KeepBest(patience, found[1] if found else None) if patience else None
-    for callback in filter(None, (guard, progress, best, saving)):  # saving comes last: it takes what the others left
+    saving.forgive_a_full_disk(trainer, best)
+    for callback in filter(None, (guard, progress, curve, best, saving)):  # saving comes last: it takes what the others left
         trainer.add_callback(callback)
     trainer.args.logging_steps = _logging_steps(trainer, batch, config)
     set_seed(config.seed)  # measuring has drawn from it
@@ -158,7 +161,7 @@ def _say_interrupted(name: str, trainer, saving: Saving, pusher: Pusher | None) 
     if pusher is not None and not pusher.wait(GRACE_SECONDS):
         raise Interrupted(f"{name} was asked to stop at step {step} of {all_}; its checkpoint was not stored in {GRACE_SECONDS:.0f} s.")
     if saving.kept != step:
-        raise Interrupted(f"{name} was asked to stop at step {step} of {all_}, where its loss was bad: the checkpoint before is the last.")
+        raise Interrupted(f"{name} was asked to stop at step {step} of {all_}. The checkpoint before is the last. {saving.lost}")
     raise Interrupted(f"{name} was asked to stop at step {step} of {all_}, and saved a checkpoint. Started again it goes on.")
 
 
@@ -215,6 +218,7 @@ class Measure:
             self.rows = self.rows.select_columns([c for c in self.rows.column_names if c in trainer._signature_columns])
         lengths = [sum(len(v) for v in row.values() if isinstance(v, list)) for row in self.rows]
         self.longest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        self.room = batches.ROOM * gpu_bytes()
         self.peaks: list[tuple[int, float]] = []  # size, bytes of this process at the peak (CPU only)
 
     def __call__(self, size: int) -> Measured:
@@ -229,7 +233,7 @@ class Measure:
                 started = time.perf_counter()
                 self._step(trainer.data_collator(chosen))
                 seconds = time.perf_counter() - started
-            fits = not torch.cuda.is_available() or torch.cuda.max_memory_allocated() <= batches.ROOM * gpu_bytes()
+            fits = not torch.cuda.is_available() or torch.cuda.max_memory_allocated() <= self.room
         except (torch.OutOfMemoryError, MemoryError):
             return Measured(False)
         finally:

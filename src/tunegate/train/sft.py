@@ -8,6 +8,7 @@ from tunegate.recipe import Sft, Task
 from tunegate.steps import Inputs, Result, say
 from tunegate.train import supervise
 from tunegate.train.batch import by_length, first_process, processes, whole
+from tunegate.train.record import write_record
 
 METRICS = ("examples", "steps", "seconds_train", "tokens_per_second", "loss_final", "stop_token_in_loss")
 
@@ -76,13 +77,14 @@ def sft(config: Sft, task: Task, base: Path, train: Path, output: Path, replay: 
         save_sharded(ran.trainer, output)
     elif first_process():
         (save_adapter if config.method == "lora" else save_model)(ran.trainer.model, tokenizer, output)
+    learnt = {"stop_token_in_loss": rendered.stop_token_share(examples, tokenizer), "examples": len(examples)}
+    if first_process():
+        write_record(output, {"method": config.method, "steps": ran.summary["steps"], **learnt, **counts})
     counted = [(entry["step"], entry["num_tokens"]) for entry in ran.log]
     new = counted[-1][1] - max((tokens for step, tokens in counted if step <= ran.resumed_from), default=0)
-    return ran.summary | counts | {
-        "examples": len(examples),
+    return ran.summary | counts | learnt | {
         "tokens_per_second": round(new / ran.seconds_now, 1),
         "trainable_parameters": sum(p.numel() for p in ran.trainer.model.parameters() if p.requires_grad),
-        "stop_token_in_loss": rendered.stop_token_share(examples, tokenizer),
         "loss_first": ran.log[0]["loss"],
         "loss_final": ran.log[-1]["loss"],
     }  # fmt: skip

@@ -1,7 +1,9 @@
 """Decide whether the GPUs of a training hold all weights each (DDP), or a part of them each (FSDP).
 
 Not run yet: this needs two GPUs, because accelerate shards on none of the backends of a CPU. What is tested is the decision.
-Not covered: preference training, which holds all weights on each GPU.
+
+Preference training is never sharded, and plan refuses a recipe whose preference training would need it: it compares with a frozen
+copy of the adapter, which TRL scores, before FSDP has divided anything, where the reference is precomputed.
 """
 
 import json
@@ -23,6 +25,11 @@ FLAG = "ACCELERATE_USE_FSDP"  # what transformers and accelerate look at, too
 def sharded() -> bool:
     """Say whether this training divides the weights among its processes."""
     return os.environ.get(FLAG) == "true"
+
+
+def hold_whole() -> None:
+    """Tell the libraries that this training does not shard, whatever the environment says."""
+    os.environ[FLAG] = "false"
 
 
 def decide(config: Sft, max_length: int, base: Path, processes: int, memory_bytes: float) -> bool:

@@ -1,6 +1,6 @@
 """Twelve steps that do nothing but leave the objects their names promise, so that the pipeline's own logic can be run.
 
-Environment: FAKE_WORTH_TRAINING=0, FAKE_DECISION=REJECT, FAKE_FAILURE=<step>.
+Environment: FAKE_WORTH_TRAINING=0, FAKE_DECISION=REJECT, FAKE_WAIVER=<who>, FAKE_FAILURE=<step>.
 """
 
 import os
@@ -42,6 +42,7 @@ def _step(name: str):
         elif name == "gate":
             trained = "results" in inputs
             result.summary["decision"] = os.environ.get("FAKE_DECISION", "PROMOTE") if trained else "DO_NOT_FINE_TUNE"
+            result.summary["waiver"] = {"who": os.environ["FAKE_WAIVER"]} if "FAKE_WAIVER" in os.environ else None
             (output / "verdict" / "verdict.json").write_text(f'{{"decision": "{result.summary["decision"]}"}}')
         elif name == "approve":
             result.refs["version"] = inputs.refs["version"]

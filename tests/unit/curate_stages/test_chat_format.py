@@ -164,11 +164,3 @@ def test_the_report_says_when_the_tokenizer_was_not_at_hand(base, tmp_path):
     assert chat_format.note(Curate(), Context(Task(), base)) == ""
     assert "8 characters a token" in chat_format.note(Curate(), Context(Task()))
     assert "not at hand" in chat_format.note(Curate(), Context(Task(), tmp_path))
-
-
-def test_rows_with_tools_go_because_nothing_renders_them():
-    turns = [{"role": "user", "content": "how warm is it"}, {"role": "assistant", "content": "21 degrees, says the sensor"}]
-    row = rows.make_row(turns) | {"tools": [{"type": "function", "function": {"name": "read_sensor", "parameters": {}}}]}
-    assert chat_format.check([row, rows.make_row(turns)], Curate(), Context(Task())) == [
-        "has tools, which training and evaluation do not render", None
-    ]  # fmt: skip
