@@ -34,7 +34,7 @@ class ToyModel:
         self.answers = json.loads((directory / "answers.json").read_text())
         self.batches: list[int] = []
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         ids = []
         for word in text.split():
             if word not in self.words:

@@ -78,8 +78,8 @@ class LanguageModel:
         except TemplateError as error:
             raise BadInput(f"The model's chat template refuses this conversation: {error}.") from None
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
 
     def generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Generated]:
         """Continue every prompt. A seeded sample is the same again only in a batch of one."""

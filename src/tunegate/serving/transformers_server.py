@@ -104,7 +104,7 @@ class Api:
         if "messages" in body:
             ids = self.model.encode_chat(_messages(body), _tools(body))
         else:
-            ids = self.model.encode(_typed(body, "prompt", str), body.get("add_special_tokens", True))
+            ids = self.model.encode(_typed(body, "prompt", str), _typed(body, "add_special_tokens", bool, True))
         return {"count": len(ids), "max_model_len": self.model.max_model_len, "tokens": ids}
 
     def chat(self, body: dict) -> dict:
@@ -216,7 +216,7 @@ def _typed(body: dict, name: str, kind: type, default=None):
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        words = {str: "text", int: "a whole number", float: "a number"}
+        words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
         raise BadInput(f"'{name}' must be {words[kind]}; it is {value!r:.80}.")
     return value
 
