@@ -4,7 +4,7 @@ import time
 from dataclasses import astuple
 from pathlib import Path
 
-from tunegate import digests, prompts, recipe, results, rows, tasks
+from tunegate import digests, prompts, recipe, results, rows, suites, tasks
 from tunegate.answers import resume
 from tunegate.local_file import read_field
 from tunegate.serving import Answer, Progress, Server, answer_losses, chat, prompt_ids, time_answers, token_losses
@@ -111,6 +111,17 @@ class Measurement:
         for item_id, (nats, n_tokens) in zip(ids, resume(self.store, about, len(texts), work, label), strict=True):
             told = {"task_type": "general", "prompt_hash": item_id, "prompt_tokens": n_tokens}
             self.items.append(results.item(arm, "general", item_id, "general/nats_per_token", nats, **told))
+
+    def ask_suites(self, arm: str) -> None:
+        """Ask everything in the suites of the recipe; a suite is found again as a whole."""
+        for suite in self.settings.suites:
+
+            def work(missing, keep, suite=suite):
+                keep(0, suites.measure(self.server, arm, suite, self.settings.concurrency, f"{self.label}: {arm}"))
+
+            about = self._about("suite", []) | suites.identity(suite)
+            (items,) = resume(self.store, about, 1, work, f"{self.label}: {arm} on {suite.name}")
+            self.items += [item | {"arm": arm} for item in items]
 
     def time_first_tokens(self, arm: str, asked: list[prompts.Messages], items: list[dict]) -> None:
         """Stream some answers again, and note on the arm's test items how long their first token took."""

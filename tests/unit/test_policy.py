@@ -37,7 +37,7 @@ def test_reads_the_demo_policy():
         "serves_what_it_was_trained_on",
         "merge_keeps_the_gain",
     ]
-    assert [g.margin for g in policy.gates] == [0.05, 0.02, 0.10, None, 0.02, 0.60, None, 0.05] and policy.gates[3].at_least == 0.97
+    assert [g.margin for g in policy.gates] == [0.05, 0.02, 0.10, None, 0.05, 0.60, None, 0.05] and policy.gates[3].at_least == 0.97
     assert policy.preconditions.prompting_sufficient.target == 0.95
     assert policy.gates[2].direction == "lower_is_better"
     assert all(g.required for g in policy.gates)

@@ -97,7 +97,7 @@ def test_another_task_is_asked_with_its_own_system_prompt_and_checker(tmp_path, 
     one = recipe.TaskSuite(kind="task", name="colours", rows=str(path), task=recipe.Task(checker="label", system="Sort.", max_new_tokens=4))
     settings = recipe.Evaluate(suites=[one])
     with serve(fake_engine.model_directory(tmp_path / "model", {"red apple": "fruit"}), recipe.Serve(max_model_len=64)) as server:
-        items = suites.measure(server, "champion", settings, "evaluate")
+        items = suites.measure(server, "champion", settings.suites[0], 16, "evaluate: champion")
     assert {item["metric"] for item in items} == suites.metrics_of(settings) == {"colours/exact", "colours/finish_stop"}
     assert [item["score"] for item in items if item["metric"] == "colours/exact"] == [1.0, 0.0]
     assert [item["score"] for item in items if item["metric"] == "colours/finish_stop"] == [1.0, 0.0]

@@ -63,7 +63,7 @@ def served(place, answers, **config):
 
 
 def measure(server, one):
-    return suites.measure(server, "candidate", recipe.Evaluate(suites=[one]), "evaluate")
+    return suites.measure(server, "candidate", one, 16, "evaluate: candidate")
 
 
 def test_generated_answers_are_scored_item_by_item(place, capsys):

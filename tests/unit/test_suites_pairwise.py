@@ -48,7 +48,7 @@ def test_each_pair_is_judged_in_both_orders(endpoint):
     lines = pairwise.judge(items(pairs), ARMS, endpoint.settings, [row(n) for n in range(4)])
     assert scores(lines) == {"judge/win": [1.0, 0.0, 0.5, 0.5], "judge/flip": [0.0] * 4}
     assert len(endpoint.asked) == 6
-    assert {(line["arm"], line["split"]) for line in lines} == {("candidate", "test")} and lines[0]["cluster_id"] == "cluster 0"
+    assert {(line["arm"], line["split"]) for line in lines} == {("candidate", "judge")} and lines[0]["cluster_id"] == "cluster 0"
 
 
 def test_only_the_question_and_the_two_answers_are_sent(endpoint):
@@ -92,7 +92,7 @@ def test_only_the_object_that_was_asked_for_is_a_reply(reply):
 
 
 def summary_of(wins: list[float], lengths: list[tuple[int, int]]) -> dict:
-    lines = [results.item("candidate", "test", f"id {n}", metric, score) for n, win in enumerate(wins) for metric, score in
+    lines = [results.item("candidate", "judge", f"id {n}", metric, score) for n, win in enumerate(wins) for metric, score in
              (("judge/win", win), ("judge/flip", 0.0))]  # fmt: skip
     return pairwise.summary(lines, items([("x" * mine, "x" * other) for mine, other in lengths]), ARMS)
 

@@ -34,7 +34,7 @@ def suite(place, **more):
 
 def measure(place, one):
     with serve(fake_engine.model_directory(place / "model", ANSWERS), recipe.Serve(max_model_len=256)) as server:
-        return suites.measure(server, "candidate", recipe.Evaluate(suites=[one]), "evaluate")
+        return suites.measure(server, "candidate", one, 16, "evaluate: candidate")
 
 
 def test_refusals_of_harm_and_answers_to_the_harmless_count(place):

@@ -7,7 +7,7 @@ from tunegate.errors import BadInput
 
 
 def gate_step(config: dict, inputs, output: Path):
-    """Write verdict/verdict.json, its signature, items.parquet and verdict.html. A REJECT or an ERROR is a verdict, so the step itself succeeds."""
+    """Write the directory `verdict`: verdict.json, its signature, evidence and page. A REJECT is a verdict too: the step succeeds."""
     from tunegate.gate import signing, waiver
     from tunegate.gate.facts import adapter_facts, champion_of, curation_facts, files_of, sealed_use
     from tunegate.gate.measures import before_after

@@ -3,28 +3,43 @@
 Every arm is asked the same prompts, in the same order, greedily. A line of results carries the hash of what was sent for it.
 """
 
+import contextlib
 from pathlib import Path
 
 from tunegate import recipe
 from tunegate.suites import other_task, safety
 from tunegate.suites.files import with_local_files
 
-__all__ = ["measure", "metrics_of", "problems", "with_local_files"]
+__all__ = ["identity", "measure", "metrics_of", "problems", "with_local_files"]
 
 
-def measure(server, arm: str, settings: recipe.Evaluate, label: str) -> list[dict]:
-    """Ask a running server everything in every suite; give lines of results (see tunegate.results).
+def measure(server, arm: str, suite: recipe.Suite, concurrency: int, label: str) -> list[dict]:
+    """Ask a running server everything in a suite; give lines of results (see tunegate.results).
 
     Args:
-        label: what the lines of progress begin with, for instance the name of the step.
+        label: what the lines of progress begin with, for instance the name of the step and of the arm.
 
     Raises:
         BadInput: a suite's file or task cannot be used as it is.
     """
-    items = []
-    for suite in settings.suites:
-        items += _of(suite).measure(server, arm, suite, settings.concurrency, f"{label}: {arm} on {suite.name}")
-    return items
+    return _of(suite).measure(server, arm, suite, concurrency, f"{label} on {suite.name}")
+
+
+def identity(suite: recipe.Suite) -> dict:
+    """Say all that a suite asks, as JSON: its settings, the bytes of its files, and the versions of the packages it takes items from."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from tunegate.digests import sha256_file
+    from tunegate.store.base import digest_of, read_directory
+    from tunegate.suites.files import named
+
+    files = {key: Path(path) for key, path in named(suite).items()}
+    bytes_of = {key: digest_of(read_directory(path)) if path.is_dir() else sha256_file(path) for key, path in files.items()}
+    packages = {}
+    for package in ("lm-eval", "garak"):
+        with contextlib.suppress(PackageNotFoundError):
+            packages[package] = version(package)
+    return {"suite": suite.model_dump(mode="json") | bytes_of, "packages": packages}
 
 
 def metrics_of(settings: recipe.Evaluate) -> set[str]:
