@@ -369,7 +369,7 @@ class Merge(Section):
 
 
 SuiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-RESERVED_NAMES = {"dev", "test", "general", "task", "serve", "judge"}  # splits and metrics that are there without a suite
+RESERVED_NAMES = {"dev", "test", "general", "task", "serve", "parity", "judge"}  # splits and metrics that are there without a suite
 
 
 class HarnessSuite(Section):

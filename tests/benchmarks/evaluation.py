@@ -50,15 +50,16 @@ def make_items(commands: Path, count: int) -> list[dict]:
 
 
 def ours(engine: str, base: Path, items: list[dict], asked: list[list[dict]]) -> dict:
-    from tunegate.evaluate import Measurement
-    from tunegate.serving.client import encode
+    from tunegate.measurement import Measurement
+    from tunegate.serving import prompt_ids
 
     with serve(base, recipe.Serve(engine=engine)) as server:
-        measured = Measurement(server, TASK, recipe.Evaluate(), "", "bench")
+        measured = Measurement(TASK, recipe.Evaluate(), "bench")
+        measured.of(server, "")
         started = time.perf_counter()
         measured.ask("candidate", "test", items, asked)
         seconds = time.perf_counter() - started
-        ids = encode(server, asked)
+        ids = prompt_ids(server, asked)
     answers = [item["output"] for item in measured.items if item["metric"] == "task/exact"]
     return {"seconds": seconds, "read": digests.digest_json(ids), "answers": answers}
 

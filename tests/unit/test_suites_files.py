@@ -118,3 +118,7 @@ def test_rows_that_cannot_be_asked_are_said(tmp_path):
         other_task.read(write_rows(tmp_path / "a.jsonl", {"messages": [{"role": "user", "content": "hello"}]}), "x")
     with pytest.raises(BadInput, match="has no rows for suite 'x'"):
         other_task.read(write_rows(tmp_path / "b.jsonl"), "x")
+    unfit = write_rows(tmp_path / "c.jsonl", turns("red apple", "fruit"))
+    one = recipe.TaskSuite(kind="task", name="x", rows=str(unfit), task=recipe.Task(checker="json"))
+    (sentence,) = suites.problems(recipe.Evaluate(suites=[one]))
+    assert "of suite 'x' cannot be judged: the expected answer is not JSON" in sentence

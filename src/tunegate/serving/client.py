@@ -169,18 +169,14 @@ def answer_losses(
     return _each(loss, list(zip(prompts, answers, strict=True)), concurrency, on_progress, on_result)
 
 
-def encode(server, prompts: list[str | list[dict]], concurrency: int = 16, special_tokens: bool = True) -> list[list[int]]:
-    """Give the token ids of texts, and of conversations after the server's own chat template.
+def encode(server, texts: list[str], concurrency: int = 16, special_tokens: bool = True) -> list[list[int]]:
+    """Give the token ids of texts, with what the tokenizer puts before a text unless told not to."""
 
-    Args:
-        special_tokens: put before a text what the tokenizer puts before texts; a chat template brings its own.
-    """
+    def ids(connection: httpx.Client, text: str) -> list[int]:
+        body = {"model": server.name, "prompt": text, "add_special_tokens": special_tokens}
+        return _post(server, connection, "/tokenize", body)["tokens"]
 
-    def tokens(connection: httpx.Client, prompt: str | list[dict]) -> list[int]:
-        given = {"prompt": prompt, "add_special_tokens": special_tokens} if isinstance(prompt, str) else {"messages": prompt}
-        return _post(server, connection, "/tokenize", {"model": server.name, **given})["tokens"]
-
-    return _each(tokens, prompts, concurrency, None)
+    return _each(ids, texts, concurrency, None)
 
 
 def complete(server, requests: list[dict], concurrency: int = 16, on_progress: OnProgress | None = None) -> list[str]:

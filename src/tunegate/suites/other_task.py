@@ -5,6 +5,7 @@ from pathlib import Path
 from tunegate import prompts, recipe, results, rows, tasks
 from tunegate.errors import BadInput
 from tunegate.serving import Progress, chat
+from tunegate.suites.files import is_address
 
 
 def measures(suite: recipe.TaskSuite) -> list[str]:
@@ -14,19 +15,27 @@ def measures(suite: recipe.TaskSuite) -> list[str]:
 
 
 def problems(suite: recipe.TaskSuite) -> list[str]:
-    return []
+    """Say what keeps the rows from being asked and judged, where their file is here."""
+    if is_address(suite.rows):
+        return []
+    try:
+        found = read(Path(suite.rows), suite.name)
+    except BadInput as error:
+        return [str(error)]
+    wrong = ((row, tasks.problem(suite.task, row)) for row in found)
+    return next(([f"Row {row['id'][:12]} of suite '{suite.name}' cannot be judged: {why}."] for row, why in wrong if why), [])
 
 
 def measure(server, arm: str, suite: recipe.TaskSuite, concurrency: int, label: str) -> list[dict]:
     """Ask every row and score its answer as the suite's task says; give lines of results."""
     asked = read(Path(suite.rows), suite.name)
-    conversations = prompts.candidate(asked, suite.task)
-    answers = chat(server, conversations, suite.task.max_new_tokens, concurrency, Progress(label))
+    conversations, tools = prompts.candidate(asked, suite.task), prompts.tools_of(asked)
+    answers = chat(server, conversations, suite.task.max_new_tokens, concurrency, Progress(label), tools=tools)
     items = []
-    for row, messages, answer in zip(asked, conversations, answers, strict=True):
+    for row, messages, offered, answer in zip(asked, conversations, tools, answers, strict=True):
         about = {
             "cluster_id": row.get("cluster", row["id"]), "task_type": row.get("task_type", ""), "source": row.get("source", ""),
-            "prompt_hash": prompts.prompt_hash(messages), "output": answer.text, "expected": rows.answer(row),
+            "prompt_hash": prompts.prompt_hash(messages, offered), "output": answer.text, "expected": rows.answer(row),
             "finish_reason": answer.finish_reason, "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
             "latency_seconds": answer.latency_seconds,
         }  # fmt: skip

@@ -15,7 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tunegate import digests
 from tunegate.errors import BadInput
-from tunegate.serving import Progress
+from tunegate.serving import Progress, prompt_ids
 from tunegate.serving.client import SAMPLING, complete, encode, prompt_logprobs
 
 MAX_NEW_TOKENS = 256  # where a task says none: as in the harness's own backends
@@ -116,19 +116,19 @@ class ServedModel(LM):
     def _context_ids(self, contexts: list[str]) -> dict[str, Ids]:
         """Give the tokens of each context once: the answers of a multiple choice share one."""
         different = [context for context in dict.fromkeys(contexts) if context]
-        asked, begun = [], {}
-        for context in different:
-            prompt = json.loads(context) if isinstance(context, Conversation) else context
-            if isinstance(context, Conversation) and prompt[-1]["role"] == "assistant":
-                begun[context] = prompt.pop()["content"]  # the task begins the answer itself
-            asked.append(prompt)
-        found = dict(zip(different, self._encode(asked), strict=True))
+        texts = [context for context in different if not isinstance(context, Conversation)]
+        found = dict(zip(texts, self._encode(texts), strict=True))
+        conversations = {context: json.loads(context) for context in different if isinstance(context, Conversation)}
+        # The task may begin the answer itself, in a last turn of the assistant.
+        begun = {context: turns.pop()["content"] for context, turns in conversations.items() if turns[-1]["role"] == "assistant"}
+        asked = prompt_ids(self.server, list(conversations.values()), self.concurrency)
+        found |= dict(zip(conversations, asked, strict=True))
         for context, more in zip(begun, self._encode(list(begun.values()), special_tokens=False), strict=True):
             found[context] = found[context] + more
         return found | ({"": [self._first_token]} if "" in contexts else {})
 
-    def _encode(self, prompts: list, special_tokens: bool = True) -> list[Ids]:
-        return encode(self.server, prompts, self.concurrency, special_tokens)
+    def _encode(self, texts: list[str], special_tokens: bool = True) -> list[Ids]:
+        return encode(self.server, texts, self.concurrency, special_tokens)
 
     def _progress(self) -> Progress:
         return Progress(self.label, unit="requests")
