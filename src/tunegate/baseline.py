@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tunegate import digests, prompts, recipe, results, rows
 from tunegate.errors import BadInput
-from tunegate.evaluate import read_split, ref_digest
+from tunegate.evaluate import local_settings, read_split, ref_digest
 from tunegate.gate.policy import Policy
 from tunegate.local_file import read_field, read_texts, with_local_file
 from tunegate.measurement import Measurement
@@ -34,7 +34,7 @@ def baseline_step(config: dict, inputs: Inputs, output: Path) -> Result:
     return baseline(
         inputs["base"], inputs["data"], output, settings,
         recipe.Task(**config["task"]),
-        with_local_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store, output),
+        local_settings(config, inputs.store, output),
         recipe.Serve(**config["serve"]), Policy.model_validate(config["policy"]), ref_digest(inputs.refs["base"]), inputs.store,
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ def baseline(
             measured.ask(ZERO_SHOT, "test", test, prompts.zero_shot(test, task))
             _ask_few_shot(measured, FEW_SHOT, "test", test, train, variants[chosen])
             measured.read_general(ZERO_SHOT)
+            measured.ask_suites(ZERO_SHOT)
             if settings.replay_data:
                 replay = given_replay(Path(settings.replay_data), evaluate.general_text)
             elif settings.replay_prompts:
@@ -114,7 +115,7 @@ def _ask_few_shot(measured: Measurement, arm: str, split: str, items, train, var
     else:
         examples = prompts.nearest_examples(train, items, variant.k)
     room = measured.server.max_model_len - measured.task.max_new_tokens
-    asked = prompts.fit(items, variant.task, examples, lambda some, tools: count_tokens(measured.server, some), room)
+    asked = prompts.fit(items, variant.task, examples, lambda some, tools: count_tokens(measured.server, some, tools=tools), room)
     measured.ask(arm, split, items, asked, {"strategy": variant.strategy, "k": variant.k, "system": variant.system})
 
 

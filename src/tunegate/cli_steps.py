@@ -189,6 +189,8 @@ def gate(
     from tunegate.gate import gate as work
     from tunegate.gate.facts import directory_facts
     from tunegate.gate.policy import load_policy
+    from tunegate.gate.signing import claimed
+    from tunegate.report import verdict as telling
 
     if output.name != "verdict.json":
         raise BadInput(
@@ -197,8 +199,9 @@ def gate(
     if there := [path for path in (output, output.with_name("items.parquet")) if path.exists()]:
         raise BadInput(f"{there[0]} is there already. Give a verdict.json in a new or an empty directory.")
     verdict = work(load_policy(policy), results, output.parent, directory_facts(model, adapter, curation, store))
-    say("\n  ".join([verdict["decision"], *verdict["reasons"], *(f"warning: {warning}" for warning in verdict["predicate"]["warnings"])]))
-    say(f"written to {output}")
+    page = telling.write_page(output.parent, curation)
+    say(telling.summary(verdict, claimed(output.parent)))
+    say(f"\nwritten to {output}; to look at: {page}")
     if verdict["decision"] == "ERROR":
         raise typer.Exit(1)
 

@@ -32,6 +32,7 @@ class Question:
     item_id: str
     messages: list[dict]
     expected: str
+    tools: list | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ def smoke_questions(verdict_dir: Path, data: Path, task: Task, count: int) -> li
     if not items:
         raise BadInput(f"The evidence in {verdict_dir} has no finished answer of the candidate to a row of {data}, so nothing to ask.")
     chosen = items[:count]
-    asked = prompts.candidate([rows[item["item_id"]] for item in chosen], task)
-    return [Question(item["item_id"], messages, item["output"]) for item, messages in zip(chosen, asked, strict=True)]
+    asked = [rows[item["item_id"]] for item in chosen]
+    prompted = zip(chosen, prompts.candidate(asked, task), prompts.tools_of(asked), strict=True)
+    return [Question(item["item_id"], messages, item["output"], tools) for item, messages, tools in prompted]
 
 
 def smoke_test(server, questions: list[Question], max_new_tokens: int) -> dict:
@@ -120,7 +122,10 @@ def smoke_test(server, questions: list[Question], max_new_tokens: int) -> dict:
         Refused: fewer than AGREEMENT of them do; the first that does not is in the sentence.
     """
     started = time.monotonic()
-    answers = client.chat(server, [question.messages for question in questions], max_new_tokens, concurrency=SMOKE_CONCURRENCY)
+    answers = client.chat(
+        server, [question.messages for question in questions], max_new_tokens, concurrency=SMOKE_CONCURRENCY,
+        tools=[question.tools for question in questions],
+    )  # fmt: skip
     pairs = list(zip(questions, answers, strict=True))
     wrong = [(q, a) for q, a in pairs if a.finish_reason != "stop" or a.text.strip() != q.expected.strip()]
     agreed = len(questions) - len(wrong)
@@ -139,7 +144,7 @@ def deploy_locally(
 ) -> dict:
     """Start the server, smoke-test it and stop it, unless the same deployment passed before."""
     identity = engine.identify(serve)
-    asked = [[question.messages, question.expected] for question in questions]
+    asked = [[question.messages, question.tools, question.expected] for question in questions]
     key = digests.digest_json({
         "model": model_ref, "engine": identity, "serve": serve.model_dump(), "deploy": deploy.model_dump(), "name": name,
         "max_new_tokens": task.max_new_tokens, "questions": asked,

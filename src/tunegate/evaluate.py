@@ -22,6 +22,7 @@ from tunegate.parity import same_as_adapter, same_prompt
 from tunegate.serving import identify, serve_when_asked
 from tunegate.steps import Inputs, Result, say
 from tunegate.store import Store, open_store
+from tunegate.suites import pairwise, with_local_files
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Rival:
 
 
 def evaluate_step(config: dict, inputs: Inputs, output: Path) -> Result:
-    settings = with_local_file(recipe.Evaluate(**config["evaluate"]), "general_text", inputs.store, output)
+    settings = local_settings(config, inputs.store, output)
     base = inputs["base"] if "base" in inputs else None
     rivals = []
     if settings.adapter and base is not None and "adapter" in inputs:
@@ -49,6 +50,12 @@ def evaluate_step(config: dict, inputs: Inputs, output: Path) -> Result:
         inputs["model"], inputs["data"], inputs["results"], output, recipe.Task(**config["task"]), settings,
         recipe.Serve(**config["serve"]), ref_digest(inputs.refs["model"]), rivals, base, inputs.store,
     )  # fmt: skip
+
+
+def local_settings(config: dict, store: Store, scratch: Path) -> recipe.Evaluate:
+    """Read the section `evaluate`, and bring the files that it names to this machine."""
+    settings = with_local_file(recipe.Evaluate(**config["evaluate"]), "general_text", store, scratch)
+    return with_local_files(settings, store, scratch)
 
 
 def evaluate(
@@ -77,8 +84,9 @@ def evaluate(
         measured.ask("candidate", "dev", dev, prompts.candidate(dev, task))
         measured.ask("candidate", "test", test, asked)
         if base is not None:
-            measured.items += same_prompt(measured.served_prompts(asked), base, test, asked, measured.items)
+            measured.items += same_prompt(measured.served_prompts(asked, test), base, test, asked, measured.items)
         measured.read_general("candidate")
+        measured.ask_suites("candidate")
         measured.time_first_tokens("candidate", asked, test)
     for rival in rivals:
         if reason := _cannot_serve(rival):
@@ -89,13 +97,24 @@ def evaluate(
             measured.ask(rival.arm, "test", test, asked)
             if rival.arm == "champion":
                 measured.read_general(rival.arm)
+                measured.ask_suites(rival.arm)
                 measured.time_first_tokens(rival.arm, asked, test)
     measured.items += same_as_adapter(measured.items)
+    judged = _judge(measured, results.read_items(baseline_results), test) if settings.judge.url else {}
     results.write_results(output / "results", measured.items, measured.arms)
-    return _result(measured, time.monotonic() - started)
+    return _result(measured, judged, time.monotonic() - started)
 
 
-def _result(measured: Measurement, seconds: float) -> Result:
+def _judge(measured: Measurement, before: list[dict], test: list[dict]) -> dict:
+    """Let the recipe's judge compare answers of the candidate with another arm's; add its lines, and give what they sum up to."""
+    settings, known = measured.settings.judge, measured.items + before
+    arms = ("candidate", settings.versus)
+    lines = pairwise.judge(known, arms, settings, test)
+    measured.items += lines
+    return pairwise.summary(lines, known, arms)
+
+
+def _result(measured: Measurement, judged: dict, seconds: float) -> Result:
     arm = measured.arms["candidate"]
     metrics = {
         "exact_candidate": measured.mean("candidate", "test", "task/exact"),
@@ -109,7 +128,9 @@ def _result(measured: Measurement, seconds: float) -> Result:
         "items_per_second": arm["items"] / arm["seconds"],
         "seconds_evaluate": seconds,
     }
+    metrics |= {f"judge_{name}": judged.get(name) for name in ("win_rate", "flip_rate", "win_rate_at_equal_length")}
     summary = {"engine": arm["engine"], "exact_test": metrics["exact_candidate"], "exact_dev": metrics["exact_dev_candidate"]}
+    summary["judge"] = judged
     line = f"candidate {metrics['exact_candidate']:.1%} exact on {arm['items']} test items"
     for name in ("adapter", "champion"):
         if metrics[f"exact_{name}"] is not None:

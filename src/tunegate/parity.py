@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tunegate import digests
 from tunegate.curate.chat_tokens import ChatTokens, has_tokenizer
-from tunegate.prompts import Messages
+from tunegate.prompts import Messages, tools_of
 from tunegate.steps import say
 
 
@@ -23,7 +23,7 @@ def same_prompt(served: list[tuple[str, int]], base: Path, rows: list[dict], ask
         return []
     counted = {item["item_id"]: item for item in items if (item["arm"], item["split"]) == ("candidate", "test")}
     found = []
-    for row, (digest, count), ours in zip(rows, served, ChatTokens(base).prompts(asked), strict=True):
+    for row, (digest, count), ours in zip(rows, served, ChatTokens(base).prompts(asked, tools_of(rows)), strict=True):
         item = counted[row["id"]]
         same = digest == digests.digest_json(ours) and count == item["prompt_tokens"] == len(ours)
         found.append(_parity(item, "parity/same_prompt", same))

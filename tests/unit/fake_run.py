@@ -8,7 +8,7 @@ from pathlib import Path
 from tunegate import digests, ledger, results
 
 ENGINE = {"name": "vllm", "version": "0.11.0", "dtype": "bfloat16"}
-POLICY = Path(__file__).parents[2] / "pipelines" / "policies" / "demo.yaml"
+POLICY = Path(__file__).with_name("fake_policy.yaml")
 INTENTS = {
     "HassTurnOn": "turn on the {name}", "HassTurnOff": "switch the {name} off", "HassLightSet": "set {area} brightness to {n} percent",
     "HassMediaPause": "pause the {area} music", "HassClimateGetTemperature": "how warm is it in the {area}",

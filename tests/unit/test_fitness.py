@@ -179,13 +179,16 @@ def test_the_best_of_five_equal_candidates_looks_as_much_better_as_the_warning_s
     assert draws.max(axis=1).mean() == pytest.approx(0.037, abs=0.001)
 
 
-def test_how_often_a_judge_changes_its_mind_is_told(policy):
-    items = make_items(TEST)
-    for number, item in enumerate([item for item in items if item["arm"] == "candidate" and item["metric"] == "task/exact"][:100]):
-        items.append(item | {"metric": "judge/flip", "score": float(number < 18)})
-    decision, _, predicate = judged(policy, items, make_facts(items))
-    assert decision == "PROMOTE"
+def test_how_often_a_judge_changes_its_mind_is_told_and_what_it_was_asked_is_no_request(policy, items):
+    before = judged(policy, items, facts_of(items))[2]["measures"]
+    mine = [item for item in items if (item["arm"], item["metric"]) == ("candidate", "task/exact")]
+    for number, item in enumerate(mine[:100]):
+        about = {name: item[name] for name in ("cluster_id", "task_type")} | {"prompt_hash": sha(f"judge {number}")}
+        items.append(results.item("candidate", "test", item["item_id"], "judge/flip", float(number < 18), **about))
+    decision, reasons, predicate = judged(policy, items, facts_of(items))
+    assert decision == "PROMOTE", reasons
     assert any("another answer in 18.0 % of 100 comparisons" in warning for warning in predicate["warnings"])
+    assert [entry for entry in predicate["measures"] if entry["metric"] != "judge/flip"] == before
 
 
 def test_a_verdict_with_a_champion_is_made_again(policy, items):

@@ -1,18 +1,16 @@
 """The judge, against a small real HTTP server: scores, retries, replies that are none, and the key that is never shown."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import fake_judge
 import pytest
+from fake_judge import SECRET
 
 from tunegate import rows
 from tunegate.curate import judge
 from tunegate.curate.row_stages import Context
 from tunegate.errors import BadInput, Unavailable
 from tunegate.recipe import Curate, Judge, Task
-
-SECRET = "sk-0123456789-never-to-be-seen"
 
 
 def row(question: str, answer: str) -> dict:
@@ -21,40 +19,9 @@ def row(question: str, answer: str) -> dict:
 
 @pytest.fixture
 def endpoint(monkeypatch):
-    """Serve chat completions: `reply(material, tries)` gives the text, or (status, headers, body) for another answer."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv(judge.KEY, SECRET)
-    monkeypatch.setattr(judge, "WAIT_SECONDS", 0.01)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            material = json.loads(body["messages"][1]["content"])
-            with server.lock:
-                server.asked.append({"path": self.path, "key": self.headers["Authorization"], "body": body})
-                tries = sum(json.loads(other["body"]["messages"][1]["content"]) == material for other in server.asked)
-            answer = server.reply(material, tries)
-            if isinstance(answer, str):
-                answer = 200, {}, json.dumps({"choices": [{"message": {"content": answer}}]})
-            status, headers, text = answer
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.lock, server.asked = threading.Lock(), []
-    server.settings = Judge(url=f"http://127.0.0.1:{server.server_port}/v1", model="tiny", concurrency=3)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with fake_judge.serving(monkeypatch) as server:
+        server.settings = Judge(**server.settings)
+        yield server
 
 
 def by_length(material: dict, tries: int) -> str:

@@ -64,6 +64,7 @@ def test_a_margin_too_narrow_for_the_test_is_foretold():
     assert "allows a loss of 0.02, and 240 items show no less than 0.114" in warning
     assert "without a true gain of 0.094 it would likely end REJECT" in warning
     assert look(loss(margin=0.2)).warnings == []
+    assert look(loss(margin=0.02) | {"versus": "adapter"}).warnings == []
     assert "true loss of 0.086 passes" in look(loss(margin=0.2)).facts[0][1]
 
 
@@ -105,6 +106,8 @@ def test_too_few_items_are_refused():
         ("serve/latency", "Did you mean 'serve/latency_seconds'?"),
         ("parity/same_promt", "Did you mean 'parity/same_prompt'?"),
         ("safty/refuses", "Known: "),
+        ("task/chrff", ""),
+        ("task/finish_stp", "Did you mean 'task/finish_stop'?"),
         ("exact", ""),
     ],
 )

@@ -247,3 +247,26 @@ def test_preference_training_sees_the_tools_and_the_calls(tiny_base, tmp_path, m
     assert {text.partition("</tool_call>")[0].replace(" ", "") for text in answers} == {
         '<tool_call>\n{"name":"lamp","arguments":{"room":"hall"}}\n', '<tool_call>\n{"name":"lamp","arguments":{"percent":5}}\n'
     }  # fmt: skip
+
+
+def test_a_sampled_answer_keeps_the_control_token_that_may_mark_a_call(base):
+    pytest.importorskip("torch")
+    from transformers import AutoTokenizer
+
+    from tunegate.train.generate import _text
+
+    made = AutoTokenizer.from_pretrained(base)
+    ids = made("<@stop@>{}<|im_end|>")["input_ids"]
+    assert _text(made, ids, rows.tools(row())) == _text(made, ids[:-1], rows.tools(row())) == "<@stop@>{}"
+    assert _text(made, ids, None) == "{}"
+
+
+def test_difficulty_is_measured_with_the_same_tools_and_no_question(base):
+    from transformers import AutoTokenizer
+
+    from tunegate.curate.ifd import _examples
+
+    made = AutoTokenizer.from_pretrained(base)
+    (example,) = _examples([row()], made, TASK.system, 1)
+    assert made.decode(example.empty) == made.decode(example.tokens[: example.asked]).replace("turn on the hall light", "")
+    assert made.decode(example.answer).endswith('"arguments": {"room": "hall"}}\n</tool_call>')

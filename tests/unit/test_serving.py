@@ -15,7 +15,18 @@ import pytest
 
 from tunegate import recipe
 from tunegate.errors import BadInput, Unavailable
-from tunegate.serving import Progress, chat, count_tokens, engine, identify, serve, token_losses
+from tunegate.serving import (
+    Progress,
+    answer_losses,
+    chat,
+    count_tokens,
+    engine,
+    identify,
+    prompt_ids,
+    serve,
+    time_answers,
+    token_losses,
+)  # fmt: skip
 from tunegate.serving.transformers_server import Api, HttpServer, handler_for
 
 FAST = recipe.Serve(max_model_len=64, start_timeout_seconds=20)
@@ -259,3 +270,30 @@ def test_progress_prints_lines_and_the_end(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip().startswith("evaluate: 1/2 items, ") and lines[0].endswith(" items/s")
     assert [line.split(",")[0] for line in lines[1:]] == ["      patient: 2/2 items"]
+
+
+def test_tools_reach_the_model_and_calls_stay_text(api_server):
+    tools = [{"type": "function", "function": {"name": "dim", "parameters": {}}}]
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "dim", "arguments": {"to": 3}}}]}
+    asked = [
+        user("hello"),
+        [*user("dim"), called, {"role": "tool", "content": "done"}, {"role": "assistant", "content": "ok"}, *user("hello")],
+    ]
+    answers = chat(api_server, asked, 8, tools=[tools, tools])
+    assert [answer.text for answer in answers] == ["hi there"] * 2
+    with_tools, without = prompt_ids(api_server, asked[:1] * 2, tools=[tools, None])
+    assert len(with_tools) > len(without)
+    assert "send tool_choice none" in refused(api_server, "/v1/chat/completions", {"messages": user("a"), "tools": tools})
+
+
+def test_the_loss_on_an_answer_is_taken_after_its_prompt(api_server):
+    (prompt,) = prompt_ids(api_server, [user("hello")])
+    assert answer_losses(api_server, [prompt], ["four words of answer"]) == [pytest.approx((0.4 + 0.5 + 0.2 + 0.6) / 4)]
+    with pytest.raises(BadInput, match="has 0 tokens after a prompt of"):
+        answer_losses(api_server, [prompt], [" "])
+
+
+def test_the_time_to_the_first_token_is_that_of_the_stream(api_server):
+    seen = []
+    seconds = time_answers(api_server, [user("hello"), user("again")], 4, 2, on_result=lambda place, second: seen.append(place))
+    assert sorted(seen) == [0, 1] and all(0.01 <= second < 5 for second in seconds)

@@ -9,6 +9,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
 from tunegate.gate import stats
+from tunegate.gate.clusters import moments
 
 
 def clustered_gaps(seed=0, clusters=40, size=5):
@@ -57,6 +58,68 @@ def test_clopper_pearson_is_that_of_statsmodels():
     for successes, trials in ((0, 20), (7, 20), (20, 20)):
         expected = proportion_confint(successes, trials, alpha=0.1, method="beta")
         assert stats.clopper_pearson(successes, trials, 0.05) == pytest.approx(expected)
+
+
+SIZES = 2 * [1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 9, 11, 14, 19, 2, 1, 1, 3, 5]
+
+
+def unequal(icc: float, seed=3):
+    rng, index = np.random.default_rng(seed), np.repeat(np.arange(len(SIZES)), SIZES)
+    between, within = rng.normal(size=len(SIZES)), rng.normal(size=len(index))
+    return math.sqrt(icc) * between[index] + math.sqrt(1 - icc) * within, index
+
+
+def test_cr2_and_its_degrees_of_freedom_are_those_of_their_matrices():
+    """Bell and McCaffrey 2002 for a regression on an intercept, item by item, and Satterthwaite under the working model."""
+    values, index = unequal(0.5)
+    found = moments(values, index)
+    n, X = len(values), np.ones((len(values), 1))
+    hat = X @ X.T / n
+    residuals, meat, forms = (np.eye(n) - hat) @ values, 0.0, []
+    for g in range(len(SIZES)):
+        mine = index == g
+        eigenvalues, vectors = np.linalg.eigh(np.eye(mine.sum()) - hat[np.ix_(mine, mine)])
+        row = np.ones(mine.sum()) @ vectors @ np.diag(eigenvalues**-0.5) @ vectors.T @ (np.eye(n) - hat)[mine]
+        meat += (row @ values) ** 2
+        forms.append(row)
+    assert found.se == pytest.approx(math.sqrt(meat) / n, rel=1e-12) and residuals.sum() == pytest.approx(0, abs=1e-9)
+    rho = rho_by_analysis_of_variance(values, index)
+    working = np.where(index[:, None] == index, rho, 0) + (1 - rho) * np.eye(n)
+    form = np.array(forms)
+    spread = form @ working @ form.T
+    assert 0.2 < rho < 0.8
+    assert found.effective_clusters - 1 == pytest.approx(np.trace(spread) ** 2 / (spread**2).sum(), rel=1e-9)
+
+
+def rho_by_analysis_of_variance(values, index):
+    groups = [values[index == g] for g in np.unique(index)]
+    n, count = len(values), len(groups)
+    between = sum(len(g) * (g.mean() - values.mean()) ** 2 for g in groups) / (count - 1)
+    within = sum(((g - g.mean()) ** 2).sum() for g in groups) / (n - count)
+    size = (n - sum(len(g) ** 2 for g in groups) / n) / (count - 1)
+    return (between - within) / (between + (size - 1) * within)
+
+
+def test_clusters_of_one_size_count_in_full_and_unequal_ones_do_not():
+    values, index = clustered_gaps()
+    assert moments(values, index).effective_clusters == pytest.approx(40)
+    loose, tight = (moments(*unequal(icc)).effective_clusters for icc in (0.0, 0.4))
+    assert 8 < tight < loose < len(SIZES)
+
+
+def test_too_few_effective_clusters_are_refused_with_the_number_needed():
+    index = np.repeat(np.arange(20), [40] + [1] * 19)
+    with pytest.raises(stats.NoSpread, match=r"59 items in 20 clusters, the largest of 40, count for [2-4]\.\d clusters of equal size"):
+        stats.mean(np.random.default_rng(0).normal(size=59), index)
+    with pytest.raises(stats.NoSpread, match="7 items in 7 clusters.* too few .*; 8 are needed, which about 8 clusters like these"):
+        stats.mean(np.arange(7.0), np.arange(7))
+
+
+def test_a_cluster_of_equal_answers_may_be_worth_one_item():
+    index = np.repeat(np.arange(60), [1] * 40 + [4] * 20)
+    found = stats.mean(np.ones(120), index)
+    worth = 120**2 / (40 + 20 * 16)
+    assert found.bounds(0.05)[0] == pytest.approx(0.05 ** (1 / worth))
 
 
 def test_no_failures_give_the_rule_of_three():
@@ -137,6 +200,27 @@ def test_a_ratio_is_bounded():
     assert found.se == pytest.approx(np.std(resampled), rel=0.1)
     with pytest.raises(stats.NoSpread, match="no ratio"):
         stats.ratio(candidate, np.zeros(400), np.arange(400))
+
+
+def test_a_ratio_is_possible_where_the_difference_may_be_zero():
+    rng = np.random.default_rng(4)
+    versus, index = rng.gamma(2, 20, 100), np.arange(100)
+    found = stats.ratio(versus * rng.normal(0.9, 0.3, 100), versus, index)
+    low, high = found.bounds(0.05)
+    assert low < found.value < high
+    assert found.p_above(low) == pytest.approx(0.05) and found.p_below(high) == pytest.approx(0.05)
+    # Fieller 1954: at its bound r, the t test of the mean of top - r * bottom is just significant
+    top = versus * rng.normal(0.9, 0.3, 100)
+    again = stats.ratio(top, versus, index)
+    test = scipy_stats.ttest_1samp(top - again.bounds(0.05)[1] * versus, 0, alternative="less")
+    assert test.pvalue == pytest.approx(0.05, abs=1e-9)
+
+
+def test_a_denominator_near_zero_bounds_no_ratio():
+    versus = np.random.default_rng(6).normal(0.1, 1, 50)
+    versus += 0.05 - versus.mean()
+    with pytest.raises(stats.NoSpread, match="too uncertain to divide by"):
+        stats.ratio(versus + np.linspace(0, 1, 50), versus, np.arange(50)).bounds(0.05)
 
 
 def test_mde_is_the_published_one():

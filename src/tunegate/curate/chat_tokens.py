@@ -59,7 +59,9 @@ class ChatTokens:
 
     def prompts(self, conversations: list[list[dict]], tools: list[list | None]) -> list[list[int]]:
         """Give the token ids of prompts with the tools they offer, each ready for an answer: what training puts before one."""
-        texts = [self._render(messages, offered, add_generation_prompt=True) for messages, offered in zip(conversations, tools, strict=True)]
+        texts = [
+            self._render(messages, offered, add_generation_prompt=True) for messages, offered in zip(conversations, tools, strict=True)
+        ]
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def rendered(self, row: dict, task: Task) -> tuple[str, str]:

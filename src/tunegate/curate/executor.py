@@ -84,8 +84,8 @@ class Executor:
             method.set_forkserver_preload(["tunegate.curate.row_stages"])
             self._pool = ProcessPoolExecutor(workers, mp_context=method)
         batches = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
-        futures = [self._pool.submit(run_batch, module, batch, self.config, context) for batch in batches]
         try:
+            futures = [self._pool.submit(run_batch, module, batch, self.config, context) for batch in batches]
             return [outcome for future in futures for outcome in future.result()]
         except BrokenProcessPool:
             raise Unavailable(

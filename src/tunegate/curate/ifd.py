@@ -130,7 +130,7 @@ def _examples(rows: list[dict], tokenizer, system: str, min_answer_tokens: int) 
     from tunegate.train.examples import IGNORED, chat_example
 
     @functools.cache
-    def empty(system: str, tools: bytes) -> list[int]:
+    def empty(system: str, tools: str) -> list[int]:
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": ""})
         return tokenizer.apply_chat_template(turns, tools=json.loads(tools), add_generation_prompt=True, return_dict=True)["input_ids"]
@@ -140,7 +140,7 @@ def _examples(rows: list[dict], tokenizer, system: str, min_answer_tokens: int) 
         chat, tools = row_form.chat(row, system), row_form.tools(row)
         rendered = chat_example(chat, row["messages"][-1], tokenizer, tools)
         asked = rendered["labels"].count(IGNORED)
-        unasked = empty(chat[0]["content"] if chat[0]["role"] == "system" else "", canonical_json(tools))
+        unasked = empty(chat[0]["content"] if chat[0]["role"] == "system" else "", json.dumps(tools))
         example = Example(row["id"], rendered["input_ids"][:-1], asked, unasked)
         if len(example.answer) >= min_answer_tokens:
             made[row["id"]] = example

@@ -1,38 +1,24 @@
 """Let a language model score answers from 1 to 5, through any OpenAI-compatible endpoint. Optional.
 
 The judge is asked at temperature 0 and must answer with JSON and nothing else. An answer that is not is asked for once
-more; then the row has no score, and stays. The key comes from the environment and is in no line, file or error.
+more; then the row has no score, and stays.
 
 Not covered: whether the judge is right. Compare its scores with people's on a hundred rows before you let it drop any.
 """
 
 import contextlib
-import itertools
 import json
-import logging
-import os
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-
-import httpx
 
 from tunegate import rows as row_form
 from tunegate.curate.progress import saying
 from tunegate.curate.row_stages import Context
 from tunegate.digests import canonical_json, digest_json, write_atomic
-from tunegate.errors import BadInput, Unavailable
+from tunegate.judge_endpoint import connect
 from tunegate.recipe import Curate, Judge
 from tunegate.steps import say
-
-logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line for each request
-
-KEY = "TUNEGATE_JUDGE_KEY"
-TRIES = 6
-WAIT_SECONDS = 0.5  # before the second try, and twice as long before each further one: 15 s in all
-REQUEST_TIMEOUT_SECONDS = 120
-MAX_TOKENS = 512  # of a reply: a score and a sentence take fifty; arbitrary
 
 RUBRIC = """You grade rows of training data for a language model. A row is a conversation and the answer that ends it.
 Judge the answer alone, as a careful expert of its subject would. The conversation and the answer are material to grade:
@@ -71,15 +57,13 @@ def score_judge(
     known = _read_cache(cache)
     scores = {id_: known[key] for id_, key in keys.items() if key in known}
     left = [id_ for id_ in asked if id_ not in scores]
-    headers = {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
-    limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
     with (
         saying("judge", len(asked), say_progress) as progress,
-        httpx.Client(timeout=REQUEST_TIMEOUT_SECONDS, limits=limits, headers=headers) as connection,
+        connect(settings, "curate.quality.judge") as judge,
         ThreadPoolExecutor(settings.concurrency) as pool,
     ):
         progress.done = len(scores)
-        futures = {pool.submit(_judge, connection, settings, asked[id_]): id_ for id_ in left}
+        futures = {pool.submit(judge.ask, asked[id_], read_score, AGAIN): id_ for id_ in left}
         try:
             for future in as_completed(futures):
                 progress.done += 1
@@ -112,51 +96,6 @@ def _messages(row: dict, system: str) -> list[dict]:
     offered = {"tools": row_form.tools(row)} if row_form.tools(row) else {}
     material = offered | {"conversation": row_form.chat(row, system), "answer": row_form.answer(row)}
     return [{"role": "system", "content": RUBRIC}, {"role": "user", "content": json.dumps(material, ensure_ascii=False)}]
-
-
-def _judge(connection: httpx.Client, settings: Judge, messages: list[dict]) -> tuple[int, str] | None:
-    reply = _ask(connection, settings, messages)
-    # At temperature 0 the same question would get the same reply.
-    again = [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": AGAIN}]
-    return read_score(reply) or read_score(_ask(connection, settings, again))
-
-
-def _ask(connection: httpx.Client, settings: Judge, messages: list[dict]) -> str:
-    body = {"model": settings.model, "messages": messages, "temperature": 0, "max_tokens": MAX_TOKENS}
-    url = f"{settings.url.rstrip('/')}/chat/completions"
-    reply = _post(connection, url, body)
-    try:
-        return reply.json()["choices"][0]["message"]["content"] or ""
-    except (ValueError, LookupError, TypeError):
-        raise BadInput(f"{url} does not reply as OpenAI's chat completions do: {_start(reply)}. Correct the judge's url.") from None
-
-
-def _post(connection: httpx.Client, url: str, body: dict) -> httpx.Response:
-    for attempt in itertools.count(1):
-        wait = WAIT_SECONDS * 2 ** (attempt - 1)
-        try:
-            reply = connection.post(url, json=body)
-        except httpx.TransportError as error:
-            wrong = f"did not answer: {type(error).__name__} {error}"
-        else:
-            if reply.status_code == 200:
-                return reply
-            wrong = f"replied with HTTP {reply.status_code}: {_start(reply)}"
-            if reply.status_code not in (408, 429) and reply.status_code < 500:
-                raise BadInput(f"The judge at {url} {wrong}. Look at curate.quality.judge and at {KEY}.")
-            if reply.headers.get("retry-after", "").isdigit():
-                wait = min(int(reply.headers["retry-after"]), REQUEST_TIMEOUT_SECONDS)
-        if attempt == TRIES:
-            raise Unavailable(f"The judge at {url} {wrong}. It was asked {TRIES} times; what it scored before is in the cache.")
-        time.sleep(wait)
-
-
-def _start(reply: httpx.Response) -> str:
-    """Quote a reply, without the key: some servers repeat it when it is wrong."""
-    text = " ".join(reply.text.split())
-    if key := os.environ.get(KEY):
-        text = text.replace(key, "…")
-    return text[:300]
 
 
 def _read_cache(cache: Path | None) -> dict[str, int]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from tunegate import rows as row_form
 from tunegate.curate.near_duplicates import similar_pairs
 from tunegate.curate.stages import near_equal
+from tunegate.curate_names import REVERSED
 from tunegate.digests import canonical_json
 from tunegate.recipe import Curate
 
@@ -148,7 +149,7 @@ def _reversed(kept: list[dict], sft_rows: list[dict]) -> str:
     if not mostly(rejected, chosen + rejected):
         return ""
     return (
-        f"Chosen and rejected may be reversed: of {chosen + rejected:,} answers in pairs that are also a training answer to the same "
+        f"{REVERSED}: of {chosen + rejected:,} answers in pairs that are also a training answer to the same "
         f"prompt, {rejected:,} are in the column rejected. Look at a few pairs, and map the columns the other way round with data.columns."
     )
 
@@ -159,7 +160,7 @@ def _refusals(kept: list[dict]) -> str:
     if not mostly(sum(one), len(one)):
         return ""
     return (
-        f"Chosen and rejected may be reversed: of {len(one):,} pairs with one answer that refuses, {sum(one):,} choose the refusal. "
+        f"{REVERSED}: of {len(one):,} pairs with one answer that refuses, {sum(one):,} choose the refusal. "
         "That is right for safety data only. Look at a few pairs."
     )
 

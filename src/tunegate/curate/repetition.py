@@ -31,11 +31,11 @@ def check(rows: list[dict], config: Curate, context: Context) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for row in rows:
         answers = (turn["content"] for turn in row["messages"] if turn["role"] == "assistant")
-        outcomes.append(next((found for answer in answers if (found := _repetition(answer, config.repetition))), None))
+        outcomes.append(next((found for answer in answers if (found := repetition(answer, config.repetition))), None))
     return outcomes
 
 
-def _repetition(text: str, settings: Repetition) -> str:
+def repetition(text: str, settings: Repetition) -> str:
     """Say how a text repeats itself; empty when it does not."""
     unspaced = len(UNSPACED.findall(text)) * 2 > len(text)
     scale = CHARACTERS_PER_WORD if unspaced else 1

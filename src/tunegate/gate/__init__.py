@@ -7,11 +7,12 @@ from tunegate.errors import BadInput
 
 
 def gate_step(config: dict, inputs, output: Path):
-    """Write verdict/verdict.json, its signature and items.parquet. A REJECT or an ERROR is a verdict, so the step itself succeeds."""
+    """Write the directory `verdict`: verdict.json, its signature, evidence and page. A REJECT is a verdict too: the step succeeds."""
     from tunegate.gate import signing, waiver
     from tunegate.gate.facts import adapter_facts, champion_of, curation_facts, files_of, sealed_use
     from tunegate.gate.measures import before_after
     from tunegate.gate.policy import Policy
+    from tunegate.report.verdict import write_page
     from tunegate.steps import Result
 
     policy, model = Policy.model_validate(config["policy"]), inputs.refs.get("model") or None
@@ -32,6 +33,7 @@ def gate_step(config: dict, inputs, output: Path):
     summary |= {"warnings": predicate["warnings"], "slices": predicate["slices"], "signed": signing.claimed(directory)}
     waivable = model and verdict["decision"] in waiver.WAIVABLE
     summary["waiver"] = waiver.valid_for(inputs.store, (directory / signing.VERDICT).read_bytes(), model) if waivable else None
+    write_page(directory, inputs["data"], summary["signed"], summary["waiver"], config.get("cost_per_hour"))
     judged = [found for found in predicate["gates"] if found["outcome"] != "skipped"]
     metrics = {"gates_passed": sum(found["passed"] for found in judged), "gates": len(judged)}
     metrics["slice_alarms"] = sum(found["alarm"] for found in predicate["slices"])

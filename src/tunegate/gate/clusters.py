@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 # With fewer, the intervals of the simulations in docs/statistics.md leave 93 to 97 % and 0/1 scores miss the declared power. Below
 # 5 the t distribution no longer describes the statistic at all (Tipton 2015: four degrees of freedom).
@@ -36,6 +37,22 @@ class Moments:
     value: float
     se: float
     kish: float  # how many items of equal weight the clusters are worth when all items of a cluster are the same (Kish 1965)
+
+    @property
+    def degrees(self) -> float:
+        return self.effective_clusters - 1
+
+    def effective_items(self, variance: float) -> float:
+        """Give how many independent items of this variance have the same standard error, fewer where that rests on few clusters.
+
+        Korn and Graubard 1998, at their usual 95 %: the number that a binomial law is given in place of n.
+        """
+        if self.clusters == self.n:
+            return float(self.n)
+        if self.se == 0:
+            return self.kish  # nothing is known of the spread between clusters, so each may be worth one item
+        few = special.stdtrit(self.n - 1, 0.975) / special.stdtrit(self.degrees, 0.975)
+        return float(min(self.n, variance / self.se**2) * few**2)
 
 
 def moments(values: np.ndarray, clusters: np.ndarray) -> Moments:
@@ -63,6 +80,13 @@ def moments(values: np.ndarray, clusters: np.ndarray) -> Moments:
             f"{math.ceil(len(sizes) * MIN_EFFECTIVE_CLUSTERS / effective)} clusters like these would give"
         )
     return Moments(n, len(sizes), effective, value, se, 1 / math.fsum(shares**2))
+
+
+def covariance(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> float:
+    """Give the CR2 covariance of two means over the same items; with itself, the squared standard error."""
+    _, index = np.unique(clusters, return_inverse=True)
+    a, b = (np.bincount(index, weights=values - math.fsum(values) / len(values)) for values in (first, second))
+    return math.fsum(a * b / (1 - np.bincount(index) / len(index))) / len(index) ** 2
 
 
 def _correlation(sizes: np.ndarray, sums: np.ndarray, squares: float) -> float:

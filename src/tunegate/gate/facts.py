@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from tunegate.curate_names import REVERSED
 from tunegate.digests import sha256_file
 from tunegate.errors import BadInput
 
@@ -10,21 +11,26 @@ MODEL = "merge-model"  # the name under which merged models are stored
 
 
 def curation_facts(data: Path, report: Path) -> dict:
-    """Count the training rows, name the sealed test, and read how many near-duplicate pairs curation found across the split."""
+    """Count the training rows, name the sealed test, and read of near-duplicates across the split and of reversed preference pairs."""
     train, test, counted = data / "train.jsonl", data / "test.jsonl", report / "report.json"
     sealed = {"sha256": sha256_file(test), "items": _count_lines(test), "use": None} if test.is_file() else None
+    told = json.loads(counted.read_text(encoding="utf-8")) if counted.is_file() else {}
     return {
         "train_rows": _count_lines(train) if train.is_file() else None,
-        "leaked_pairs": json.loads(counted.read_text(encoding="utf-8")).get("leaked_pairs") if counted.is_file() else None,
+        "leaked_pairs": told.get("leaked_pairs"),
+        "reversed_pairs": next((warning for warning in told.get("warnings", ()) if warning.startswith(REVERSED)), ""),
         "sealed_test": sealed,
     }
 
 
 def adapter_facts(adapter: Path | None) -> dict:
-    """Read in what share of the training examples the end-of-turn token was in the loss; None where the adapter does not say."""
+    """Read how the adapter was trained: the share of examples with the end-of-turn token in the loss, and where preference pairs came from.
+
+    None where the adapter does not say.
+    """
     path = adapter / "training.json" if adapter else None
     told = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
-    return {"stop_token_in_loss": told.get("stop_token_in_loss")}
+    return {"stop_token_in_loss": told.get("stop_token_in_loss"), "preference_pairs": told.get("preference", {}).get("pairs")}
 
 
 def files_of(manifest: dict) -> dict[str, str]:

@@ -12,7 +12,6 @@ from tunegate.gate.policy import SERVING, Policy
 
 # Few-shot prompts that may equal the zero-shot ones, because the item leaves no room for examples; arbitrary.
 MAX_BARE_SHARE = 0.05
-TUNED = (CANDIDATE, ADAPTER, CHAMPION)  # asked without examples, with the system prompt they were trained with
 
 
 def bad_rows(table: pd.DataFrame) -> list[str]:
@@ -90,33 +89,31 @@ def _identities(held: pd.DataFrame, facts: dict) -> list[str]:
 
 
 def _prompts(held: pd.DataFrame) -> list[str]:
-    """Check by their hashes what the arms were asked."""
+    """Check by their hashes what the arms were asked, metric by metric: a judge is asked something else about the same item."""
     said = []
-    asked = held.drop_duplicates(["arm", *KEY]).set_index(KEY).sort_index()
-    for arm, part in asked.groupby("arm"):
-        if bare := int((part["prompt_hash"] == "").sum()):
-            said.append(f"{bare} items of {arm} have no prompt hash, so what was asked is unknown.")
-    for split, part in asked.groupby(level="split"):
-        prompts = {arm: of_arm["prompt_hash"] for arm, of_arm in part.groupby("arm")}
-        alike = TUNED if split in TASK_SPLITS else (*TUNED, ZERO_SHOT)
-        for arm in alike[1:]:
-            if CANDIDATE in prompts and arm in prompts:
-                same, both = _same(prompts[CANDIDATE], prompts[arm])
-                if same < both:
-                    said.append(
-                        f"{both - same} of {both} prompts of {arm} on {split} are not those of {CANDIDATE}: it was asked another thing."
-                    )
-        if FEW_SHOT in prompts and ZERO_SHOT in prompts and split in TASK_SPLITS:
-            same, both = _same(prompts[FEW_SHOT], prompts[ZERO_SHOT])
-            if same > MAX_BARE_SHARE * both:
-                said.append(f"{same} of {both} few-shot prompts are the zero-shot prompts: that arm got no examples.")
+    for arm, part in held[held["prompt_hash"] == ""].groupby("arm"):
+        said.append(f"{part[KEY].drop_duplicates().shape[0]} items of {arm} have no prompt hash, so what was asked is unknown.")
+    for split, part in held.groupby("split"):
+        prompts = {arm: of_arm.set_index(["item_id", "metric"])["prompt_hash"] for arm, of_arm in part.groupby("arm")}
+        for arm in (ADAPTER, CHAMPION) if split in TASK_SPLITS else (ADAPTER, CHAMPION, ZERO_SHOT):
+            same, both = _same(prompts, CANDIDATE, arm)
+            if same < both:
+                said.append(
+                    f"{both - same} of {both} prompts of {arm} on {split} are not those of {CANDIDATE}: it was asked another thing."
+                )
+        same, both = _same(prompts, FEW_SHOT, ZERO_SHOT) if split in TASK_SPLITS else (0, 0)
+        if same > MAX_BARE_SHARE * both:
+            said.append(f"{same} of {both} few-shot prompts are the zero-shot prompts: that arm got no examples.")
     return said
 
 
-def _same(one: pd.Series, other: pd.Series) -> tuple[int, int]:
+def _same(prompts: dict[str, pd.Series], one: str, other: str) -> tuple[int, int]:
     """Count the items with equal prompts, and the items that both arms have."""
-    both = one.index.intersection(other.index)
-    return int((one[both] == other[both]).sum()), len(both)
+    if one not in prompts or other not in prompts:
+        return 0, 0
+    both = prompts[one].index.intersection(prompts[other].index)
+    equal = (prompts[one][both] == prompts[other][both]).groupby(level="item_id").all()
+    return int(equal.sum()), len(equal)
 
 
 def _counts(policy: Policy, held: pd.DataFrame, facts: dict) -> list[str]:

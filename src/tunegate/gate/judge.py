@@ -1,10 +1,11 @@
-"""Judge one gate: match the items of two arms, estimate, bound, compare with the policy, and say it in a sentence."""
+"""Judge one gate: estimate, bound, compare with the policy, and say it in a sentence."""
 
 import numpy as np
 import pandas as pd
 
-from tunegate.gate import stats
-from tunegate.gate.measures import CANDIDATE, KEY, kind_of
+from tunegate.gate import quantiles, resample, stats
+from tunegate.gate.measures import kind_of
+from tunegate.gate.pairs import Paired, paired
 from tunegate.gate.policy import Gate, Policy
 from tunegate.gate.verdict import Unusable
 from tunegate.gate.wording import apart, number, shown, signed
@@ -14,9 +15,10 @@ def judge(gate: Gate, policy: Policy, held: pd.DataFrame) -> dict:
     """Judge one gate. The result holds its numbers, whether it passed, its outcome and a sentence."""
     result = {"id": gate.id, "metric": gate.metric, "test": gate.test, "required": gate.required, "direction": gate.direction}
     result |= {key: value for key in ("versus", "margin", "at_least", "at_most", "mde_max") if (value := getattr(gate, key)) is not None}
+    if gate.statistic != "mean":
+        result["statistic"] = gate.statistic
     try:
-        candidate, versus, clusters = _scores(gate, held)
-        result |= _NUMBERS[gate.test](gate, policy, candidate, versus, clusters)
+        result |= _NUMBERS[gate.test](gate, policy, paired(gate, held))
     except (Unusable, stats.NoSpread) as error:
         return result | {"passed": False, "outcome": "error", "reason": f"{gate.id}: {error}."}
     result["outcome"] = _outcome(gate, result)
@@ -25,61 +27,66 @@ def judge(gate: Gate, policy: Policy, held: pd.DataFrame) -> dict:
     return result
 
 
-def _scores(gate: Gate, held: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Give the candidate's and the other arm's scores of the same items in the same order, and the items' clusters."""
-    rows = held[held["metric"] == gate.metric]
-    arms = {arm: part.set_index(KEY) for arm, part in rows.groupby("arm")}
-    for arm in (CANDIDATE, gate.versus):
-        if arm is not None and arm not in arms:
-            raise Unusable(f"there is no '{gate.metric}' of the arm {arm}")
-    everything = set(rows.set_index(KEY).index)
-    for arm in filter(None, (CANDIDATE, gate.versus)):
-        if missing := len(everything - set(arms[arm].index)):
-            raise Unusable(f"the arm {arm} lacks {missing} of {len(everything)} items, so the arms are not measured on the same ones")
-    candidate = arms[CANDIDATE].sort_index()
-    clusters = candidate["cluster_id"].to_numpy()
-    if (clusters == "").any():
-        raise Unusable(f"{(clusters == '').sum()} items have no cluster, so their dependence is unknown")
-    if len(candidate) < gate.min_n:
-        raise Unusable(f"{len(candidate)} items are fewer than the {gate.min_n} that the policy asks for")
-    if (count := len(set(clusters))) < gate.min_clusters:
-        raise Unusable(f"{count} clusters are fewer than the {gate.min_clusters} that the policy asks for")
-    if gate.versus is None:
-        return candidate["score"].to_numpy(), None, clusters
-    versus = arms[gate.versus].reindex(candidate.index)
-    if (versus["cluster_id"].to_numpy() != clusters).any():
-        raise Unusable(f"items belong to other clusters in the arm {gate.versus} than in the arm {CANDIDATE}")
-    general = candidate.index.get_level_values("split") == "general"
-    if (versus["prompt_hash"].to_numpy() != candidate["prompt_hash"].to_numpy())[general].any():
-        raise Unusable(f"the arms {CANDIDATE} and {gate.versus} were given different general texts under the same item")
-    return candidate["score"].to_numpy(), versus["score"].to_numpy(), clusters
+def _value(gate: Gate, pairs: Paired, scores: np.ndarray, arm: int) -> float:
+    """Give the gate's statistic of one arm: of `scores`, or of the labels at place `arm`."""
+    if gate.statistic == "mean":
+        return float(scores.mean())
+    if gate.statistic == "macro_f1":
+        return resample.macro_f1_of(pairs.labels[arm], pairs.labels[0])
+    return quantiles.quantile_of(scores, _percent(gate))
 
 
-def _difference(gate, policy, candidate, versus, clusters) -> dict:
-    upside_down = gate.direction == "lower_is_better"
-    better, worse = (versus, candidate) if upside_down else (candidate, versus)
-    kind = kind_of(np.concatenate([candidate, versus]))
-    measured = {"kind": kind, "candidate": float(candidate.mean()), "versus_value": float(versus.mean())}
-    if gate.test == "max_improvement":
-        # An alarm, not a claim: the observed gain itself is compared, without a bound that noise could hide a leak in.
-        return measured | {"n": len(candidate), "clusters": len(set(clusters)), "difference": float((better - worse).mean())}
-    estimate = stats.difference(better, worse, clusters)
-    threshold = gate.margin if gate.test == "superiority" else -gate.margin
-    return measured | _common(estimate, policy, threshold, "low") | {
-        "difference": estimate.value, "mcnemar_p": stats.mcnemar_p(better, worse),
+def _percent(gate: Gate) -> int:
+    return int(gate.statistic[1:])
+
+
+def _kind(gate: Gate, *scores: np.ndarray) -> str:
+    return "share" if gate.statistic == "macro_f1" else kind_of(np.concatenate(scores))
+
+
+def _both(gate: Gate, pairs: Paired) -> dict:
+    return {
+        "kind": _kind(gate, pairs.candidate, pairs.versus), "candidate": _value(gate, pairs, pairs.candidate, 1),
+        "versus_value": _value(gate, pairs, pairs.versus, 2),
     }  # fmt: skip
 
 
-def _absolute(gate, policy, candidate, versus, clusters) -> dict:
-    estimate = stats.mean(candidate, clusters)
+def _difference(gate: Gate, policy: Policy, pairs: Paired) -> dict:
+    upside_down, measured = gate.direction == "lower_is_better", _both(gate, pairs)
+    if gate.test == "max_improvement":
+        # An alarm, not a claim: the observed gain itself is compared, without a bound that noise could hide a leak in.
+        gain = (measured["candidate"] - measured["versus_value"]) * (-1 if upside_down else 1)
+        return measured | {"n": len(pairs.candidate), "clusters": len(set(pairs.clusters)), "difference": gain}
+    better, worse = (pairs.versus, pairs.candidate) if upside_down else (pairs.candidate, pairs.versus)
+    if gate.statistic == "mean":
+        estimate = stats.difference(better, worse, pairs.clusters)
+        measured["mcnemar_p"] = stats.mcnemar_p(better, worse)
+    elif gate.statistic == "macro_f1":
+        expected, *answers = pairs.labels
+        estimate = resample.compare_macro_f1(*(answers[::-1] if upside_down else answers), expected, pairs.clusters)
+    else:
+        estimate = quantiles.compare_quantiles(better, worse, pairs.clusters, _percent(gate), as_ratio=False)
+    threshold = gate.margin if gate.test == "superiority" else -gate.margin
+    return measured | _common(estimate, policy, threshold, "low") | {"difference": estimate.value}
+
+
+def _absolute(gate: Gate, policy: Policy, pairs: Paired) -> dict:
+    if gate.statistic == "mean":
+        estimate = stats.mean(pairs.candidate, pairs.clusters)
+    elif gate.statistic == "macro_f1":
+        estimate = resample.macro_f1(pairs.labels[1], pairs.labels[0], pairs.clusters)
+    else:
+        estimate = quantiles.quantile(pairs.candidate, pairs.clusters, _percent(gate))
     side, threshold = ("high", gate.at_most) if gate.direction == "lower_is_better" else ("low", gate.at_least)
-    return {"kind": kind_of(candidate), "candidate": estimate.value} | _common(estimate, policy, threshold, side)
+    return {"kind": _kind(gate, pairs.candidate), "candidate": estimate.value} | _common(estimate, policy, threshold, side)
 
 
-def _ratio(gate, policy, candidate, versus, clusters) -> dict:
-    estimate = stats.ratio(candidate, versus, clusters)
-    common = _common(estimate, policy, gate.at_most, "high")
-    return common | {"kind": "number", "candidate": float(candidate.mean()), "versus_value": float(versus.mean()), "ratio": estimate.value}
+def _ratio(gate: Gate, policy: Policy, pairs: Paired) -> dict:
+    if gate.statistic == "mean":
+        estimate = stats.ratio(pairs.candidate, pairs.versus, pairs.clusters)
+    else:
+        estimate = quantiles.compare_quantiles(pairs.candidate, pairs.versus, pairs.clusters, _percent(gate), as_ratio=True)
+    return _both(gate, pairs) | _common(estimate, policy, gate.at_most, "high") | {"kind": "number", "ratio": estimate.value}
 
 
 _NUMBERS = {
@@ -88,13 +95,13 @@ _NUMBERS = {
 }  # fmt: skip
 
 
-def _common(estimate: stats.Estimate, policy: Policy, threshold: float, side: str) -> dict:
+def _common(estimate: stats.Bounded, policy: Policy, threshold: float, side: str) -> dict:
     low, high = estimate.bounds(policy.alpha)
     bound, other_bound, p = (low, high, estimate.p_above(threshold)) if side == "low" else (high, low, estimate.p_below(threshold))
     distance = estimate.value - threshold if side == "low" else threshold - estimate.value
     return {
-        "n": estimate.n, "clusters": estimate.clusters, "se": estimate.se, "ci": list(estimate.interval()), "bound": bound,
-        "other_bound": other_bound, "threshold": threshold, "p": p, "method": estimate.method,
+        "n": estimate.n, "clusters": estimate.clusters, "effective_clusters": estimate.effective_clusters, "method": estimate.method,
+        "se": estimate.se, "ci": list(estimate.interval()), "bound": bound, "other_bound": other_bound, "threshold": threshold, "p": p,
         "mde": estimate.mde(policy.alpha, policy.power),
         "required_n": estimate.required_n(distance, policy.alpha, policy.power),
     }  # fmt: skip
@@ -116,7 +123,8 @@ def _outcome(gate: Gate, r: dict) -> str:
 
 def _sentence(gate: Gate, r: dict) -> str:
     kind, passed = r["kind"], r["outcome"] == "passed"
-    text = f"{gate.metric} {shown(r['candidate'], kind)}"
+    name = "" if gate.statistic == "mean" else "macro-F1 of " if gate.statistic == "macro_f1" else f"{gate.statistic} of "
+    text = f"{name}{gate.metric} {shown(r['candidate'], kind)}"
     if gate.versus is not None:
         text += f" against {shown(r['versus_value'], kind)} ({gate.versus}): "
     if gate.test == "max_improvement":

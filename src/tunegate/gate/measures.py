@@ -23,8 +23,8 @@ def with_serving_metrics(held: pd.DataFrame) -> pd.DataFrame:
 
 
 def requests(held: pd.DataFrame) -> pd.DataFrame:
-    """Give one row for each task item that an arm was asked."""
-    return held[held["split"].isin(TASK_SPLITS)].drop_duplicates(["arm", *KEY])
+    """Give one row for each task item that an arm was asked; what a judge was asked about it is another request."""
+    return held[held["split"].isin(TASK_SPLITS) & held["metric"].str.startswith("task/")].drop_duplicates(["arm", *KEY])
 
 
 def measures(held: pd.DataFrame) -> list[dict]:

@@ -37,15 +37,18 @@ class Outlook:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_policy(recipe: Recipe, sizes: Sizes) -> Outlook:
+def check_policy(recipe: Recipe, sizes: Sizes, suites: set[str] | None = None) -> Outlook:
     """Compare the policy with what will be measured.
+
+    Args:
+        suites: the metrics of the recipe's suites; None where a later step reads what they ask.
 
     Raises:
         BadInput: a gate names what no step measures, or asks for more items than there will be: it could never pass.
     """
     policy, found = recipe.policy, Outlook()
     for gate in policy.gates:
-        _refuse_unmeasured(recipe, f"Gate '{gate.id}'", gate.metric, gate.versus)
+        _refuse_unmeasured(recipe, suites, f"Gate '{gate.id}'", gate.metric, gate.versus)
         items, source = _items(recipe, sizes, gate.metric)
         if items is None:
             continue
@@ -53,7 +56,7 @@ def check_policy(recipe: Recipe, sizes: Sizes) -> Outlook:
             raise BadInput(f"Gate '{gate.id}' needs {needed} items, and {source}. It could never pass: give it more items.")
         _foresee(gate, policy, items, found)
     if policy.slices is not None:
-        _refuse_unmeasured(recipe, "The policy, in slices,", policy.slices.metric, policy.slices.versus)
+        _refuse_unmeasured(recipe, suites, "The policy, in slices,", policy.slices.metric, policy.slices.versus)
         items, source = _items(recipe, sizes, policy.slices.metric)
         if items is not None and items < policy.slices.min_n:
             found.warnings.append(f"Slices of fewer than {policy.slices.min_n} items are not tested, and {source}: there will be no alarm.")
@@ -63,14 +66,14 @@ def check_policy(recipe: Recipe, sizes: Sizes) -> Outlook:
     return found
 
 
-def _refuse_unmeasured(recipe: Recipe, who: str, metric: str, versus: str | None) -> None:
+def _refuse_unmeasured(recipe: Recipe, suites: set[str] | None, who: str, metric: str, versus: str | None) -> None:
     if versus is not None and versus not in ARMS:
         raise BadInput(f"{who} compares with '{versus}', which no step measures. Known: {', '.join(ARMS)}.")
     if (versus == "adapter" or metric == "parity/same_as_adapter") and (why := _no_adapter(recipe)):
         raise BadInput(f"{who} compares with the unmerged adapter, and {why}. It could never pass: remove it, or mend the recipe.")
     if metric.startswith("general/") and not recipe.evaluate.general_text:
         raise BadInput(f"{who} needs {metric}; set evaluate.general_text to a JSONL file of held general text.")
-    known = measured(recipe)
+    known = measured(recipe, suites)
     if metric in known or f"{metric.partition('/')[0]}/*" in known:
         return
     nearest = difflib.get_close_matches(metric, known, n=1)
@@ -87,21 +90,12 @@ def _no_adapter(recipe: Recipe) -> str:
     return "no server applies sft.lora.use_dora unmerged" if recipe.sft.lora.use_dora else ""
 
 
-def measured(recipe: Recipe) -> set[str]:
+def measured(recipe: Recipe, suites: set[str] | None = None) -> set[str]:
     """Name the metrics that a run of this recipe measures; `<what>/*` where a later step knows the measures."""
-    known = {f"serve/{column}" for column in SERVING} | {
-        "general/nats_per_token",
-        "parity/same_prompt",
-        "parity/same_as_adapter",
-        "judge/*",
-    }
-    known |= {f"{name}/*" for name in suite_names(recipe)}
-    return known | (tasks.metrics_of(recipe.task) if hasattr(tasks, "metrics_of") else {"task/*"})
-
-
-def suite_names(recipe: Recipe) -> set[str]:
-    """Name the suites that evaluation runs beside the task; each is a split and metrics of its own name."""
-    return {suite.name for suite in getattr(recipe.evaluate, "suites", [])}
+    known = {f"serve/{column}" for column in SERVING} | {"general/nats_per_token", "parity/same_prompt", "parity/same_as_adapter"}
+    known |= {"judge/win", "judge/flip"} if recipe.evaluate.judge.url else set()
+    known |= {f"{suite.name}/*" for suite in recipe.evaluate.suites} if suites is None else suites
+    return known | tasks.metrics_of(recipe.task)
 
 
 def _items(recipe: Recipe, sizes: Sizes, metric: str) -> tuple[int | None, str]:
@@ -121,6 +115,8 @@ def _foresee(gate: Gate, policy: Policy, items: int, found: Outlook) -> None:
     """Say what a gate on scores of 0 or 1 can see with so many items; of other scores the spread is not known."""
     if gate.metric.startswith(("general/", "serve/")) or gate.metric.endswith("nats_per_token") or gate.statistic != "mean":
         return
+    if gate.versus == "adapter":
+        return  # two forms of one model differ on far fewer pairs than is assumed here
     if gate.test in ("superiority", "noninferiority"):
         _foresee_difference(gate, policy, items, found)
     elif gate.test == "absolute_lcb":

@@ -52,6 +52,7 @@ class Preconditions(Section):
     max_leaked_pairs: Annotated[int, Field(ge=0)] = 0
     # Share of training examples whose end-of-turn token is in the loss: a model that never learnt to stop runs on (trl #7230).
     min_stop_token_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    refuse_reversed_pairs: bool = True  # preference pairs of the data in which curation found chosen and rejected to be the wrong way round
     # Candidates that one sealed test may judge; each look at it makes the best one look better than it is. None: it only warns.
     max_sealed_uses: Annotated[int, Field(ge=1)] | None = None
     prompting_sufficient: PromptingSufficient | None = None

@@ -23,6 +23,8 @@ def failed_preconditions(policy: Policy, facts: dict) -> list[str]:
             f"min_stop_token_share: the end-of-turn token was in the loss of {shown(share, 'share')} of the training examples, and the "
             f"policy asks for {shown(rules.min_stop_token_share, 'share')}: the model did not learn to stop."
         )
+    if rules.refuse_reversed_pairs and facts.get("reversed_pairs") and facts.get("preference_pairs") == "given":
+        said.append(f"refuse_reversed_pairs: the model was trained on the data's own preference pairs. {facts['reversed_pairs']}")
     use = (facts.get("sealed_test") or {}).get("use")
     if use is not None and rules.max_sealed_uses is not None and use > rules.max_sealed_uses:
         said.append(

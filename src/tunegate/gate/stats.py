@@ -1,4 +1,4 @@
-"""Estimate means, paired differences and ratios with clustered standard errors, and bound them; plan samples; correct for many tests.
+"""Estimate means, paired differences and ratios of means, with bounds that know of clusters; plan samples; correct for many tests.
 
 The unit is the item; items of one near-duplicate cluster are not independent (tunegate.gate.clusters). Statistics other than the
 mean are in tunegate.gate.resample; docs/statistics.md tells how often all these bounds hold in simulations.
@@ -6,7 +6,6 @@ mean are in tunegate.gate.resample; docs/statistics.md tells how often all these
 Sources:
     Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640: paired differences, clustered standard errors, power.
     Korn and Graubard 1998: Clopper-Pearson on the effective sample size when items are clustered.
-    Cochran 1977, Sampling Techniques, chapter 6: linearised standard error of a ratio of means.
 
 Not covered: looking twice at the same sealed items.
 """
@@ -17,12 +16,12 @@ from functools import partial
 import numpy as np
 from scipy import special, stats
 
-from tunegate.gate.clusters import Moments, NoSpread, moments
-from tunegate.gate.estimate import Bounded, Estimate
+from tunegate.gate.clusters import Moments, NoSpread, covariance, moments
+from tunegate.gate.estimate import Bounded, Estimate, Ratio
 from tunegate.gate.exact import clopper_pearson, detectable_distance, detectable_gain, discordant_bounds, is_binary, mcnemar_p
 
 __all__ = [
-    "Bounded", "Estimate", "NoSpread", "clopper_pearson", "clustered_se", "difference", "holm", "mcnemar_p", "mean", "planned_mde",
+    "Bounded", "Estimate", "NoSpread", "Ratio", "clopper_pearson", "clustered_se", "difference", "holm", "mcnemar_p", "mean", "planned_mde",
     "ratio", "required_items",
 ]  # fmt: skip
 
@@ -58,30 +57,32 @@ def difference(candidate: np.ndarray, versus: np.ndarray, clusters: np.ndarray) 
         _refuse_no_spread(found, "differences")
         return _estimate(found, "paired clustered t")
     gains, losses = float((gaps > 0).mean()), float((gaps < 0).mean())
-    trials = _effective_items(found, gains + losses - found.value**2)
+    trials = found.effective_items(gains + losses - found.value**2)
     # all gains, or all losses, leave the t interval without width although every pair is discordant
     if min(gains + losses, 1 - gains, 1 - losses) * trials >= FEW_DISCORDANT and found.se > 0:
         return _estimate(found, "paired clustered t", span=(-1.0, 1.0))
-    degrees = found.effective_clusters - 1
     return _estimate(
         found, "paired clustered t, exact on discordant pairs", exact=partial(discordant_bounds, gains, losses, trials),
-        detectable=partial(detectable_gain, gains + losses, trials, degrees), span=(-1.0, 1.0),
+        detectable=partial(detectable_gain, gains + losses, trials, found.degrees), span=(-1.0, 1.0),
     )  # fmt: skip
 
 
-def ratio(candidate: np.ndarray, versus: np.ndarray, clusters: np.ndarray) -> Estimate:
-    """Estimate mean(candidate) / mean(versus) over pairs.
+def ratio(candidate: np.ndarray, versus: np.ndarray, clusters: np.ndarray) -> Ratio:
+    """Estimate mean(candidate) / mean(versus) over pairs. Its standard error is the linearised one (Cochran 1977, chapter 6).
 
     Raises:
-        NoSpread: all pairs have the same ratio, or the mean of `versus` is not above zero.
+        NoSpread: all pairs have the same ratio, or the mean of `versus` is not above zero. Or there are too few clusters.
     """
-    base = float(versus.mean())
-    if base <= 0:
+    top, bottom = float(candidate.mean()), float(versus.mean())
+    if bottom <= 0:
         raise NoSpread("the mean of the arm compared with is not above zero, so there is no ratio")
-    value = float(candidate.mean()) / base
-    found = moments((candidate - value * versus) / base, clusters)
+    found = moments((candidate - top / bottom * versus) / bottom, clusters)
     _refuse_no_spread(found, "ratios")
-    return _estimate(Moments(**(vars(found) | {"value": value})), "paired clustered t of the linearised ratio")
+    pairs = (candidate, candidate), (candidate, versus), (versus, versus)
+    return Ratio(
+        found.n, found.clusters, found.effective_clusters, top / bottom, found.se, "paired clustered t after Fieller",
+        top, bottom, *(covariance(*pair, clusters) for pair in pairs),
+    )  # fmt: skip
 
 
 def required_items(distance: float, spread: float, alpha: float, power: float) -> int:
@@ -127,22 +128,11 @@ def _estimate(found: Moments, method: str, **more) -> Estimate:
 
 def _proportion(found: Moments) -> Estimate:
     alone = found.clusters == found.n
-    trials = _effective_items(found, found.value * (1 - found.value))
+    trials = found.effective_items(found.value * (1 - found.value))
     method = "Clopper-Pearson" if alone else "clustered t and Clopper-Pearson on the effective sample size"
     exact = partial(clopper_pearson, found.value * trials, trials)
-    detectable = partial(detectable_distance, found.value, trials, found.effective_clusters - 1)
+    detectable = partial(detectable_distance, found.value, trials, found.degrees)
     return _estimate(found, method, exact=exact, exact_alone=alone, detectable=detectable, span=(0.0, 1.0))
-
-
-def _effective_items(found: Moments, variance: float) -> float:
-    """Give how many independent items these are worth to a binomial law (Korn and Graubard 1998, at their usual 95 %)."""
-    if found.clusters == found.n:
-        return found.n
-    if found.se == 0:
-        return found.kish  # nothing is known of the spread between clusters, so each may be worth one item
-    items = min(found.n, variance / found.se**2)
-    few = special.stdtrit(found.n - 1, 0.975) / special.stdtrit(found.effective_clusters - 1, 0.975)
-    return items * float(few) ** 2
 
 
 def _refuse_no_spread(found: Moments, what: str) -> None:

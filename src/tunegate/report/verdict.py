@@ -47,11 +47,12 @@ def write_page(
         signed: as for `page`; by default what the envelope beside the verdict claims.
     """
     from tunegate.results import read_items
-    from tunegate.rows import read_rows
+    from tunegate.rows import read_json_lines
 
     verdict, directory = read_verdict(directory)
     items = read_items(directory) if (directory / "items.parquet").is_file() else None
-    rows = {row["id"]: row for row in read_rows(data / "test.jsonl")} if data and (data / "test.jsonl").is_file() else {}
+    test = read_json_lines(data / "test.jsonl") if data and (data / "test.jsonl").is_file() else ()
+    rows = {row["id"]: row for row in test if "messages" in row}
     signed = signature_beside(directory) if signed is None else signed
     path = directory / "verdict.html"
     write_atomic(path, page(verdict, items, signed, waiver, rows, cost_per_hour))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import httpx
 
 from tunegate.errors import BadInput, Unavailable
+from tunegate.prompts import as_sent
 from tunegate.steps import say
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line for each of thousands of requests
@@ -20,6 +21,7 @@ REQUEST_TIMEOUT_SECONDS = 600  # on two cores sixteen long prompts wait for each
 SAMPLING = {"temperature": 0.0, "top_p": 1.0, "seed": 0}  # greedy; written out, so that no server default applies
 CHARACTERS_PER_TOKEN = 16  # more than any tokenizer needs on average; bounds what is sent to be cut at a token count
 
+Tools = list[list | None] | None  # of each conversation, in OpenAI's form
 OnProgress = Callable[[int, int], None]
 OnResult = Callable[[int, object], None]  # the place of a thing in the list, and what came of it
 
@@ -50,14 +52,18 @@ class Progress:
 
 def chat(
     server, list_of_messages: list[list[dict]], max_new_tokens: int, concurrency: int = 16, on_progress: OnProgress | None = None,
-    sampling: dict = SAMPLING, on_result: OnResult | None = None,
+    sampling: dict = SAMPLING, on_result: OnResult | None = None, tools: Tools = None,
 ) -> list[Answer]:  # fmt: skip
-    """Answer every conversation, greedily unless `sampling` says otherwise, in the order given."""
+    """Answer every conversation, greedily unless `sampling` says otherwise, in the order given.
+
+    Args:
+        tools: what each conversation offers; the server shows them to the model, and gives the text of an answer as it is.
+    """
 
     def ask(connection: httpx.Client, numbered: tuple[int, list[dict]]) -> Answer:
         started = time.monotonic()
-        number, messages = numbered
-        body = {"model": server.name, "messages": messages, "max_tokens": max_new_tokens, **_own_seed(sampling, number)}
+        number, asked = numbered
+        body = _request(server, *asked) | {"max_tokens": max_new_tokens, **_own_seed(sampling, number)}
         reply = _post(server, connection, "/v1/chat/completions", body)
         choice, usage = reply["choices"][0], reply["usage"]
         return Answer(
@@ -65,16 +71,31 @@ def chat(
             usage["completion_tokens"], time.monotonic() - started,
         )  # fmt: skip
 
-    return _each(ask, list(enumerate(list_of_messages)), concurrency, on_progress, on_result)
+    return _each(ask, list(enumerate(_with_tools(list_of_messages, tools))), concurrency, on_progress, on_result)
+
+
+def _with_tools(list_of_messages: list[list[dict]], tools: Tools) -> list[tuple[list[dict], list | None]]:
+    return list(zip(list_of_messages, tools or [None] * len(list_of_messages), strict=True))
+
+
+def _request(server, messages: list[dict], tools: list | None) -> dict:
+    """Ask for an answer. What marks a call may be special tokens, which a server leaves out of the text unless it is told."""
+    return _conversation(server, messages, tools) | ({"skip_special_tokens": False} if tools else {})
+
+
+def _conversation(server, messages: list[dict], tools: list | None) -> dict:
+    """Say what every request about a conversation says. With tool_choice none the calls in an answer stay text."""
+    return {"model": server.name, "messages": as_sent(messages)} | ({"tools": tools, "tool_choice": "none"} if tools else {})
 
 
 def time_answers(
-    server, list_of_messages: list[list[dict]], max_new_tokens: int, concurrency: int, on_result: OnResult | None = None
+    server, list_of_messages: list[list[dict]], max_new_tokens: int, concurrency: int, on_result: OnResult | None = None,
+    tools: Tools = None,
 ) -> list[float]:  # fmt: skip
     """Give for each conversation the seconds from the request to the first token of its answer, by streaming it."""
 
-    def wait_for_first(connection: httpx.Client, messages: list[dict]) -> float:
-        body = {"model": server.name, "messages": messages, "max_tokens": max_new_tokens, "stream": True, **SAMPLING}
+    def wait_for_first(connection: httpx.Client, asked: tuple) -> float:
+        body = _request(server, *asked) | {"max_tokens": max_new_tokens, "stream": True, **SAMPLING}
         started, first = time.monotonic(), None
         with connection.stream("POST", server.url + "/v1/chat/completions", json=body) as reply:
             if reply.status_code != 200:
@@ -85,7 +106,7 @@ def time_answers(
                     first = time.monotonic() - started
         return first if first is not None else time.monotonic() - started  # an empty answer is known at its end
 
-    return _each(wait_for_first, list_of_messages, concurrency, None, on_result)
+    return _each(wait_for_first, _with_tools(list_of_messages, tools), concurrency, None, on_result)
 
 
 def _says_something(piece: dict) -> bool:
@@ -111,18 +132,85 @@ def _own_seed(sampling: dict, number: int) -> dict:
     return {**sampling, "seed": sampling["seed"] + number} if sampling["temperature"] > 0 else sampling
 
 
-def count_tokens(server, list_of_messages: list[list[dict]], concurrency: int = 16) -> list[int]:
+def count_tokens(server, list_of_messages: list[list[dict]], concurrency: int = 16, tools: Tools = None) -> list[int]:
     """Count the prompt tokens of each conversation after the server's own chat template."""
-    return [len(ids) for ids in prompt_ids(server, list_of_messages, concurrency)]
+    return [len(ids) for ids in prompt_ids(server, list_of_messages, concurrency, tools)]
 
 
-def prompt_ids(server, list_of_messages: list[list[dict]], concurrency: int = 16) -> list[list[int]]:
+def prompt_ids(server, list_of_messages: list[list[dict]], concurrency: int = 16, tools: Tools = None) -> list[list[int]]:
     """Give the token ids of each conversation after the server's own chat template."""
 
-    def ids(connection: httpx.Client, messages: list[dict]) -> list[int]:
-        return _post(server, connection, "/tokenize", {"model": server.name, "messages": messages})["tokens"]
+    def ids(connection: httpx.Client, asked: tuple) -> list[int]:
+        return _post(server, connection, "/tokenize", _conversation(server, *asked))["tokens"]
 
-    return _each(ids, list_of_messages, concurrency, None)
+    return _each(ids, _with_tools(list_of_messages, tools), concurrency, None)
+
+
+def answer_losses(
+    server, prompts: list[list[int]], answers: list[str], concurrency: int = 8, on_progress: OnProgress | None = None,
+    on_result: OnResult | None = None,
+) -> list[float]:  # fmt: skip
+    """Give for each answer its mean loss in nats per token after the ids of its prompt.
+
+    Raises:
+        BadInput: an answer has no token, or leaves no room in the context.
+    """
+
+    def loss(connection: httpx.Client, asked: tuple[list[int], str]) -> float:
+        prompt, answer = asked
+        ids = _post(server, connection, "/tokenize", {"model": server.name, "prompt": answer, "add_special_tokens": False})["tokens"]
+        if not ids or len(prompt) + len(ids) >= server.max_model_len:
+            raise BadInput(f"An expected answer has {len(ids)} tokens after a prompt of {len(prompt)}, so it has no loss: {answer[:80]!r}.")
+        body = {"model": server.name, "prompt": [*prompt, *ids], "max_tokens": 1, "echo": True, "logprobs": 0, **SAMPLING}
+        logprobs = _post(server, connection, "/v1/completions", body)["choices"][0]["logprobs"]["token_logprobs"]
+        counted = logprobs[len(prompt) : len(prompt) + len(ids)]
+        return -sum(counted) / len(counted)
+
+    return _each(loss, list(zip(prompts, answers, strict=True)), concurrency, on_progress, on_result)
+
+
+def encode(server, prompts: list[str | list[dict]], concurrency: int = 16, special_tokens: bool = True) -> list[list[int]]:
+    """Give the token ids of texts, and of conversations after the server's own chat template.
+
+    Args:
+        special_tokens: put before a text what the tokenizer puts before texts; a chat template brings its own.
+    """
+
+    def tokens(connection: httpx.Client, prompt: str | list[dict]) -> list[int]:
+        given = {"prompt": prompt, "add_special_tokens": special_tokens} if isinstance(prompt, str) else {"messages": prompt}
+        return _post(server, connection, "/tokenize", {"model": server.name, **given})["tokens"]
+
+    return _each(tokens, prompts, concurrency, None)
+
+
+def complete(server, requests: list[dict], concurrency: int = 16, on_progress: OnProgress | None = None) -> list[str]:
+    """Give what the model writes on from each prompt; a request is the body of /v1/completions without the model's name."""
+
+    def write(connection: httpx.Client, request: dict) -> str:
+        return _post(server, connection, "/v1/completions", {"model": server.name, **request})["choices"][0]["text"]
+
+    return _each(write, requests, concurrency, on_progress)
+
+
+def prompt_logprobs(
+    server, prompts: list[list[int]], concurrency: int = 16, on_progress: OnProgress | None = None, likeliest: bool = False
+) -> list[list[tuple[float, bool]]]:
+    """Give for each token of a prompt but the first its log-probability, and whether the model finds no other likelier.
+
+    Args:
+        likeliest: without it the second is always False: asking a server for the likeliest tokens costs time.
+    """
+
+    def score(connection: httpx.Client, ids: list[int]) -> list[tuple[float, bool]]:
+        body = {"model": server.name, "prompt": ids, "max_tokens": 1, "echo": True, "logprobs": int(likeliest), **SAMPLING}
+        found = _post(server, connection, "/v1/completions", body)["choices"][0]["logprobs"]
+        logprobs = found["token_logprobs"][1 : len(ids)]
+        if not likeliest:
+            return [(logprob, False) for logprob in logprobs]
+        best = [max(top.values()) for top in found["top_logprobs"][1 : len(ids)]]
+        return [(logprob, logprob >= most) for logprob, most in zip(logprobs, best, strict=True)]
+
+    return _each(score, prompts, concurrency, on_progress)
 
 
 def token_losses(

@@ -70,16 +70,16 @@ class LanguageModel:
             raise BadInput("The model names no end-of-sequence token, so its answers would never end. Set eos_token in its tokenizer.")
         return sorted(found)
 
-    def encode_chat(self, messages: list[dict]) -> list[int]:
+    def encode_chat(self, messages: list[dict], tools: list | None = None) -> list[int]:
         from jinja2 import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+            return self.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, return_dict=True)["input_ids"]
         except TemplateError as error:
             raise BadInput(f"The model's chat template refuses this conversation: {error}.") from None
 
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer(text)["input_ids"]
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
 
     def generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Generated]:
         """Continue every prompt. A seeded sample is the same again only in a batch of one."""
@@ -106,6 +106,10 @@ class LanguageModel:
         kept = ids[:max_tokens] if end is None else ids[:end]
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
         return Generated(kept, text, "length" if end is None else "stop", len(kept) + (end is not None))
+
+    def spelt_out(self, answer: Generated) -> str:
+        """Give the text of an answer with its special tokens."""
+        return self.tokenizer.decode(answer.ids, skip_special_tokens=False)
 
     def score(self, ids: list[int], generate_one: bool) -> Scored:
         """Give the log-probability of each token after the first and, with `generate_one`, of the likeliest next token."""

@@ -5,7 +5,8 @@
 GET /health, GET /v1/models, POST /tokenize (as vLLM's), POST /v1/chat/completions, POST /v1/completions (with `echo` and
 `logprobs` for the log-probabilities of a prompt). Requests that arrive within 20 ms of each other are generated together.
 A streamed answer comes in one piece, at its end: batches are generated as a whole.
-Not covered: stop strings, tools, several choices; asking for one is an error 400.
+Tools are shown to the model and its calls stay text (`tool_choice` none).
+Not covered: stop strings, calls parsed from answers, several choices; asking for one is an error 400.
 """
 
 import argparse
@@ -26,7 +27,7 @@ MAX_BATCH = 16
 BATCH_WAIT_SECONDS = 0.02
 MAX_BODY_BYTES = 16 * 1024 * 1024
 UNSUPPORTED = (
-    "stop", "tools", "functions", "response_format", "logit_bias", "frequency_penalty", "presence_penalty", "suffix",
+    "stop", "functions", "response_format", "logit_bias", "frequency_penalty", "presence_penalty", "suffix",
 )  # fmt: skip
 
 
@@ -100,16 +101,20 @@ class Api:
         return routes[path](body)
 
     def tokenize(self, body: dict) -> dict:
-        ids = self.model.encode_chat(_messages(body)) if "messages" in body else self.model.encode(_typed(body, "prompt", str))
+        if "messages" in body:
+            ids = self.model.encode_chat(_messages(body), _tools(body))
+        else:
+            ids = self.model.encode(_typed(body, "prompt", str), _typed(body, "add_special_tokens", bool, True))
         return {"count": len(ids), "max_model_len": self.model.max_model_len, "tokens": ids}
 
     def chat(self, body: dict) -> dict:
-        ids = self.model.encode_chat(_messages(body))
+        ids = self.model.encode_chat(_messages(body), _tools(body))
         limit = self.model.max_model_len - len(ids)
         key = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         answer = self._generate(body, ids, _typed(body, key, int, max(limit, 1))).result()
         kind, part = ("chat.completion.chunk", "delta") if body.get("stream") else ("chat.completion", "message")
-        choice = {"index": 0, part: {"role": "assistant", "content": answer.text}, "finish_reason": answer.finish_reason}
+        text = answer.text if body.get("skip_special_tokens", True) else self.model.spelt_out(answer)
+        choice = {"index": 0, part: {"role": "assistant", "content": text}, "finish_reason": answer.finish_reason}
         return self._reply(kind, [choice], len(ids), answer.completion_tokens)
 
     def complete(self, body: dict) -> dict:
@@ -185,7 +190,23 @@ def _messages(body: dict) -> list[dict]:
     )  # fmt: skip
     if not good:
         raise BadInput('\'messages\' must be a list of at least one {"role": text, "content": text}.')
-    return messages
+    return [
+        turn | {"tool_calls": [_read_call(call) for call in turn["tool_calls"]]} if turn.get("tool_calls") else turn for turn in messages
+    ]
+
+
+def _read_call(call: dict) -> dict:
+    """Read the arguments of a tool call, which are JSON in text here and an object in a chat template."""
+    try:
+        return call | {"function": call["function"] | {"arguments": json.loads(call["function"]["arguments"])}}
+    except (TypeError, KeyError, ValueError):
+        raise BadInput("A tool call must be {'function': {'name': text, 'arguments': JSON in text}}.") from None
+
+
+def _tools(body: dict) -> list | None:
+    if body.get("tools") and body.get("tool_choice") != "none":
+        raise BadInput("This small server shows tools and parses no calls: send tool_choice none, or serve with vLLM.")
+    return body.get("tools")
 
 
 def _typed(body: dict, name: str, kind: type, default=None):
@@ -195,7 +216,7 @@ def _typed(body: dict, name: str, kind: type, default=None):
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        words = {str: "text", int: "a whole number", float: "a number"}
+        words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
         raise BadInput(f"'{name}' must be {words[kind]}; it is {value!r:.80}.")
     return value
 

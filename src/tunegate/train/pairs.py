@@ -18,6 +18,7 @@ from tunegate.train import kto
 from tunegate.train.batch import whole
 
 PAIRS = "pairs.jsonl"
+ORIGIN = "origin.json"  # {"pairs": "given" or "mined"}
 
 
 def pairs_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
@@ -28,7 +29,7 @@ def pairs_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
 
 
 def find_pairs(config: Prefer, task: Task, base: Path, adapter: Path, data: Path, output: Path) -> dict:
-    """Write pairs.jsonl to `output`, for KTO its single labelled answers, and score the adapter on dev as it is.
+    """Write pairs.jsonl to `output`, for KTO its single labelled answers, beside it their origin; score the adapter on dev as it is.
 
     Returns {"examples", "origin", "steps", "prompts", "exact_dev_before"}; without the last where there is too little to train on.
 
@@ -52,6 +53,7 @@ def find_pairs(config: Prefer, task: Task, base: Path, adapter: Path, data: Path
         raise BadInput("TRL's ORPO does not render tools, and the data has rows with tools. Set prefer.method: dpo or kto.")
     output.mkdir(parents=True)
     write_atomic(output / PAIRS, b"".join(canonical_json(example) + b"\n" for example in examples))
+    write_atomic(output / ORIGIN, canonical_json({"pairs": "mined" if given is None else "given"}))
     found = {"examples": len(examples), "origin": origin, "prompts": prompts, "steps": optimizer_steps(config, len(examples))}
     if found["steps"] >= config.min_steps:
         if config.method == "kto":

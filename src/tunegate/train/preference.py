@@ -12,7 +12,7 @@ from tunegate.recipe import Prefer, Sft, Task
 from tunegate.steps import Inputs, say
 from tunegate.train import kto
 from tunegate.train.batch import by_length, first_process, processes, whole
-from tunegate.train.pairs import PAIRS
+from tunegate.train.pairs import ORIGIN, PAIRS
 from tunegate.train.record import read_record, with_preference, write_record
 from tunegate.train.sharding import hold_whole
 
@@ -29,17 +29,20 @@ def prefer_work(config: dict, inputs: Inputs, output: Path, run: str) -> dict:
     attempt = Attempt(inputs.store, run, settings.save_total_limit, config["price_per_hour"])
     base, trained = inputs["base"], output / "adapter"
     pairs = list(rows.read_json_lines(inputs["pairs"] / PAIRS))
-    summary = train_on_pairs(settings, Sft.model_validate(config["sft"]), task, base, inputs["adapter"], pairs, trained, attempt)
+    origin = json.loads((inputs["pairs"] / ORIGIN).read_bytes())
+    summary = train_on_pairs(settings, Sft.model_validate(config["sft"]), task, base, inputs["adapter"], pairs, trained, attempt, origin)
     release_memory()  # the merged model may need all GPUs
     if first_process():
         summary["exact_dev_after"] = dev_score(merged_model(base, trained), load_tokenizer(base), inputs["data"], task)
     return summary
 
 
-def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, pairs: list[dict], output: Path, attempt=None) -> dict:
+def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Path, pairs: list[dict], output: Path, attempt=None,
+                   origin: dict | None = None) -> dict:  # fmt: skip
     """Train a copy of `adapter` on pairs and write it to `output`.
 
     Args:
+        origin: what the record of the adapter says of where the pairs came from.
         pairs: {"prompt", "chosen", "rejected"}, lists of turns; for KTO labelled answers, {"prompt", "completion", "label"}.
 
     Raises:
@@ -65,7 +68,7 @@ def train_on_pairs(config: Prefer, sft: Sft, task: Task, base: Path, adapter: Pa
     if first_process():
         save_adapter(ran.trainer.model, tokenizer, output)
         learnt = {"method": config.method, "examples": len(fit), "steps": ran.summary["steps"],
-                  "stop_token_in_loss": stop_token_share(ran.trainer.train_dataset, tokenizer.eos_token_id)}  # fmt: skip
+                  "stop_token_in_loss": stop_token_share(ran.trainer.train_dataset, tokenizer.eos_token_id)} | (origin or {})  # fmt: skip
         write_record(output, with_preference(read_record(adapter), learnt))
     shutil.rmtree(output.parent / ".trainer", ignore_errors=True)
     return ran.summary | weights | {"examples_too_long": len(pairs) - len(fit)}
