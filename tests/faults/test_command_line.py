@@ -46,7 +46,7 @@ def test_sft_that_is_killed_goes_on_when_it_is_started_again(tiny_base, data, tm
     """Real processes: the command's, its warden's, and the one that trains."""
     store, output = tmp_path / "store", tmp_path / "adapter"
     command = ["sft", "--base", tiny_base, "--data", data, "--output", output, "--store", store]
-    command += options("sft", TRAINING | {"num_train_epochs": 40, "load_in_4bit": False})
+    command += options("sft", TRAINING | {"num_train_epochs": 15, "load_in_4bit": False})
     program = subprocess.Popen([sys.executable, "-m", "tunegate.cli", *map(str, command)])
     deadline = time.monotonic() + 120
     while not list(store.glob("training/*/checkpoints.json")) and time.monotonic() < deadline:
