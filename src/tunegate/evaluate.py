@@ -164,22 +164,6 @@ def _words(engine: dict) -> str:
     return f"{engine['name']} {engine['version']} in {engine['dtype']}"
 
 
-def chat_template_sha256(model_dir: Path) -> str:
-    """Hash the chat template that a server applies to this model.
-
-    Raises:
-        BadInput: the model has none.
-    """
-    own = model_dir / "chat_template.jinja"
-    if own.is_file():
-        return digests.sha256(own.read_bytes())
-    tokenizer = model_dir / "tokenizer_config.json"
-    template = json.loads(tokenizer.read_text(encoding="utf-8")).get("chat_template") if tokenizer.is_file() else None
-    if not template:
-        raise BadInput(f"The model in {model_dir} has no chat template. Use an instruct model, or add chat_template.jinja.")
-    return digests.sha256(template.encode()) if isinstance(template, str) else digests.digest_json(template)
-
-
 def read_split(data: Path, split: str) -> list[dict]:
     """Read one split that curate wrote."""
     path = Path(data) / f"{split}.jsonl"

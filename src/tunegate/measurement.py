@@ -1,11 +1,13 @@
 """Collect per-item results and one record per arm from running servers, on behalf of baseline and evaluate."""
 
+import json
 import time
 from dataclasses import astuple
 from pathlib import Path
 
 from tunegate import digests, prompts, recipe, results, rows, suites, tasks
 from tunegate.answers import resume
+from tunegate.errors import BadInput
 from tunegate.local_file import read_field
 from tunegate.serving import Answer, Progress, Server, answer_losses, chat, prompt_ids, time_answers, token_losses
 from tunegate.serving.client import SAMPLING
@@ -21,8 +23,6 @@ class Measurement:
         self.arms: dict[str, dict] = {}
 
     def of(self, server: Server, model_digest: str) -> None:
-        from tunegate.evaluate import chat_template_sha256
-
         self.server, self.model_digest = server, model_digest
         self.template_sha256 = chat_template_sha256(server.model_dir)
 
@@ -156,3 +156,19 @@ class Measurement:
 
     def mean(self, arm: str, split: str, metric: str) -> float | None:
         return results.mean(self.items, arm, split, metric)
+
+
+def chat_template_sha256(model_dir: Path) -> str:
+    """Hash the chat template that a server applies to this model.
+
+    Raises:
+        BadInput: the model has none.
+    """
+    own = model_dir / "chat_template.jinja"
+    if own.is_file():
+        return digests.sha256(own.read_bytes())
+    tokenizer = model_dir / "tokenizer_config.json"
+    template = json.loads(tokenizer.read_text(encoding="utf-8")).get("chat_template") if tokenizer.is_file() else None
+    if not template:
+        raise BadInput(f"The model in {model_dir} has no chat template. Use an instruct model, or add chat_template.jinja.")
+    return digests.sha256(template.encode()) if isinstance(template, str) else digests.digest_json(template)

@@ -19,6 +19,7 @@ from tiny_model import command_rows
 from tunegate import rows
 from tunegate.recipe import Lora, Prefer, Sft, Task
 from tunegate.store import Store, open_store
+from tunegate.train.pairs import ORIGIN, PAIRS
 
 TASK = Task(checker="json", system="Answer with JSON.", max_new_tokens=24, max_length=160)
 SFT = Sft(
@@ -85,7 +86,7 @@ def ask(uri: str, work: str, base: Path, sft: Sft = SFT, prefer: Prefer = PREFER
     store, made = open_store(uri), command_rows(40)
     refs = {"base": store.put("base", base), "data": put_rows(store, "data", train=made[:32], dev=made[32:36])}
     if work == "prefer":
-        refs |= {"adapter": store.put("sft-adapter", adapter), "pairs": put_rows(store, "pairs", pairs=[_pair(row) for row in made[:16]])}
+        refs |= {"adapter": store.put("sft-adapter", adapter), "pairs": _put_pairs(store, [_pair(row) for row in made[:16]])}
     config = {"sft": sft.model_dump(), "prefer": prefer.model_dump(), "task": TASK.model_dump(), "price_per_hour": 1.0}
     store.write_json("training/one/request.json", {"work": work, "config": config, "refs": refs, "run": "one"})
     return Work(uri, "one")
@@ -96,6 +97,13 @@ def put_rows(store: Store, name: str, **files: list[dict]) -> str:
         for stem, lines in files.items():
             rows.write_rows(Path(directory) / f"{stem}.jsonl", lines)
         return store.put(name, directory)
+
+
+def _put_pairs(store: Store, pairs: list[dict]) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        rows.write_rows(Path(directory) / PAIRS, pairs)
+        (Path(directory) / ORIGIN).write_text('{"pairs": "given"}')
+        return store.put("pairs", directory)
 
 
 def again(work: Work, uri: str = "") -> Work:

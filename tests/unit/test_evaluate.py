@@ -9,9 +9,10 @@ import pytest
 from tunegate import recipe, results
 from tunegate.baseline import baseline, baseline_step, whole_sentences
 from tunegate.errors import BadInput, Refused
-from tunegate.evaluate import Rival, chat_template_sha256, evaluate, evaluate_step
+from tunegate.evaluate import Rival, evaluate, evaluate_step
 from tunegate.gate.policy import Policy
 from tunegate.local_file import read_field, with_local_file
+from tunegate.measurement import chat_template_sha256
 from tunegate.serving import engine
 from tunegate.steps import Inputs
 from tunegate.store import open_store

@@ -79,7 +79,7 @@ class Gate(Section):
     margin: Margin | None = None
     at_least: float | None = None
     at_most: float | None = None
-    statistic: Literal["mean", "macro_f1", "p50", "p90", "p95", "p99"] = "mean"  # of the metric; all but the mean by cluster bootstrap
+    statistic: Literal["mean", "macro_f1", "p50", "p90", "p95", "p99"] = "mean"  # of the metric; docs/statistics.md
     direction: Direction = "higher_is_better"
     min_n: Size = 2  # fewer items than this are no evidence: ERROR
     min_clusters: Size = 2
