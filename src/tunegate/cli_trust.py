@@ -42,7 +42,9 @@ def verify(
     said = proof.verdict["predicate"]
     files, gates = len(said["facts"].get("files") or {}), said["gates"]
     print(f"The verdict on {model} holds: {proof.verdict['decision']}, {proof.signed}.")
-    passed = f"{sum(gate['passed'] for gate in gates)} of {len(gates)} gates passed"
+    asked = [gate for gate in gates if gate["outcome"] != "skipped"]
+    passed = f"{sum(gate['passed'] for gate in asked)} of {len(asked)} gates passed"
+    passed += f", {skipped} skipped" if (skipped := len(gates) - len(asked)) else ""
     print(f"  policy    {said['policy']['name']} ({said['policy']['sha256'][:WORD]}), {passed}")
     print(f"  evidence  {said['evidence']['rows']:,} results ({said['evidence']['sha256'][:WORD]})")
     print(f"  model     {f'{files} files as judged' if files else 'its digest as judged'}")

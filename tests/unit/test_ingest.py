@@ -334,6 +334,8 @@ def test_the_base_is_mirrored_without_its_pickles(tmp_path, base):
 @pytest.mark.parametrize("spoil, sentence", [
     (lambda base: (base / "tokenizer_config.json").write_text("{}"), r"The base model \S+/base has no chat template.*chat_template.jinja"),
     (lambda base: (base / "config.json").unlink(), "has no config.json"),
+    (lambda base: (base / "config.json").write_text("[]"), "The config.json of the base model .* is not a JSON object"),
+    (lambda base: (base / "config.json").write_text('{"quantization_config": {"bits": 4}}'), "is already quantised to 4 bits"),
     (lambda base: (base / "model.safetensors").unlink(), r"no .safetensors file \(but training_args.bin, a pickle"),
     (lambda base: (base / "tokenizer_config.json").unlink(), "has no tokenizer_config.json"),
     (lambda base: (base / "tokenizer_config.json").write_text("[]"), "is not a JSON object"),

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tunegate.errors import BadInput, Unavailable
+from tunegate.predict.unsuited import refuse_quantised
 from tunegate.store import Store
 from tunegate.store.s3 import download, explained, list_keys, s3_client, split_address
 
@@ -68,6 +69,10 @@ def check(directory: Path, address: str) -> None:
     """Refuse a directory that is not a whole model with a chat template."""
     if not (directory / "config.json").is_file():
         raise BadInput(f"The base model {address} has no config.json. Give a model in Hugging Face form.")
+    try:
+        refuse_quantised(json.loads((directory / "config.json").read_text(encoding="utf-8")), address)
+    except (ValueError, AttributeError):
+        raise BadInput(f"The config.json of the base model {address} is not a JSON object. Save the model again.") from None
     if not any(directory.glob("*.safetensors")):
         _refuse_without_safetensors(directory, address)
     settings = directory / "tokenizer_config.json"
