@@ -191,9 +191,10 @@ class Pusher:
                     self.waiting, self.busy = (again := (directory, step)), False
                     self.changed.wait_for(lambda again=again: self.ended or self.waiting is not again, RETRY_SECONDS)
                     continue
+            shutil.rmtree(directory, ignore_errors=True)
+            with self.changed:
                 self.busy = False
                 self.changed.notify_all()
-            shutil.rmtree(directory, ignore_errors=True)
 
     def _push(self, directory: Path, step: int) -> bool:
         started = time.monotonic()
