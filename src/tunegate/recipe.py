@@ -423,7 +423,7 @@ class Pairwise(Endpoint):
 class Evaluate(Section):
     general_text: str | None = None  # JSONL of held general text ({"text": …}); loss on it measures forgetting
     general_max_tokens: Count = 256
-    concurrency: Count = 16
+    concurrency: Count = 128  # requests at once: what a server does in one step costs little more for many of them
     adapter: bool = True  # measure the unmerged adapter too, so that a gate can see what the merge changed
     timed_requests: Annotated[int, Field(ge=0)] = 32  # test items whose answers are streamed, for the time to the first token; arbitrary
     timed_concurrency: Count = 4  # requests at once then; arbitrary, a lightly loaded server

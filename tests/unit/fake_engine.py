@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tunegate.errors import BadInput
@@ -32,7 +33,7 @@ class ToyModel:
         self.max_model_len = max_model_len
         self.words: list[str] = []
         self.answers = json.loads((directory / "answers.json").read_text())
-        self.batches: list[int] = []
+        self.batches: list[list[int]] = []  # the lengths of their prompts
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         ids = []
@@ -48,10 +49,11 @@ class ToyModel:
         offered = f"<system> {json.dumps(tools)} {END} " if tools else ""
         return self.encode(offered + " ".join(f"<{turn['role']}> {turn['content']} {END}" for turn in messages))
 
-    def generate(self, prompts: list[list[int]], sampling) -> list[Generated]:
-        self.batches.append(len(prompts))
+    def generate(self, prompts: list[list[int]], sampling) -> Iterator[tuple[int, Generated]]:
+        self.batches.append([len(ids) for ids in prompts])
         time.sleep(0.01)
-        return [self._generate(" ".join(self.words[i] for i in ids), sampling.max_tokens) for ids in prompts]
+        for place, ids in enumerate(prompts):
+            yield place, self._generate(" ".join(self.words[i] for i in ids), sampling.max_tokens)
 
     def _generate(self, prompt: str, max_tokens: int) -> Generated:
         if END not in prompt:
@@ -117,7 +119,7 @@ def main() -> None:
     from tunegate.serving.transformers_server import Api, HttpServer, handler_for
 
     parser = argparse.ArgumentParser()
-    for name in ("--model", "--served-model-name", "--host", "--dtype", "--generation-config", "--seed"):
+    for name in ("--model", "--served-model-name", "--host", "--dtype", "--generation-config", "--seed", "--block-size"):
         parser.add_argument(name)
     parser.add_argument("--port", type=int)
     parser.add_argument("--max-model-len", type=int)

@@ -184,9 +184,18 @@ def test_chat_keeps_the_order_and_counts_tokens(api_server):
 
 def test_requests_that_come_together_are_generated_together(api_server):
     chat(api_server, [user("hello")] * 24, 3, concurrency=24)
-    assert sum(api_server.model.batches) == 24
-    assert max(api_server.model.batches) <= 16
-    assert len(api_server.model.batches) < 24
+    sizes = [len(batch) for batch in api_server.model.batches]
+    assert sum(sizes) == 24 and len(sizes) < 24
+
+
+def test_a_batch_takes_no_more_rows_and_tokens_than_it_may(api_server, monkeypatch):
+    monkeypatch.setattr("tunegate.serving.transformers_server.MAX_BATCH", 6)
+    monkeypatch.setattr("tunegate.serving.transformers_server.MAX_BATCH_TOKENS", 60)
+    chat(api_server, [user("hello " * words) for words in (1, 10, 1, 1, 50, 1) * 6], 3, concurrency=36)
+    batches = api_server.model.batches
+    assert sorted(len(batch) for batch in batches)[-1] in range(2, 7)
+    assert sum(map(len, batches)) == 36
+    assert all(len(batch) == 1 or len(batch) * (max(batch) + 3) <= 60 for batch in batches), "rows are padded to the longest"
 
 
 def test_requests_with_other_settings_do_not_share_a_batch(api_server):

@@ -17,7 +17,7 @@ from tunegate.steps import say
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log a line for each of thousands of requests
 
 TRIES = 4
-REQUEST_TIMEOUT_SECONDS = 600  # on two cores sixteen long prompts wait for each other
+REQUEST_TIMEOUT_SECONDS = 1800  # on two cores a hundred long answers wait for each other
 SAMPLING = {"temperature": 0.0, "top_p": 1.0, "seed": 0}  # greedy; written out, so that no server default applies
 CHARACTERS_PER_TOKEN = 16  # more than any tokenizer needs on average; bounds what is sent to be cut at a token count
 

@@ -187,7 +187,9 @@ def _command(model_dir: Path, config, engine: dict, served_name: str, port: int,
                "--seed", "0", "--enable-prefix-caching"]  # fmt: skip
     if adapter:
         command += ["--enable-lora", "--max-lora-rank", str(_rank_allowed(adapter)), "--lora-modules", f"{served_name}={adapter}"]
-    return command + ["--enforce-eager"] if _on_cpu(engine) else command
+    # Only whole blocks are found in the prefix cache, and vLLM's own size on CPUs is 128. Measured with a 135M model on two cores,
+    # 128 requests at once: few-shot prompts of 617 tokens, 604 of them shared, 7.7 answers a second with 32 and 5.3 with 128.
+    return [*command, "--enforce-eager", "--block-size", "32"] if _on_cpu(engine) else command
 
 
 def _rank_allowed(adapter: Path) -> int:

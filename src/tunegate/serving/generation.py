@@ -1,10 +1,12 @@
-"""Load a causal language model with transformers, generate in left-padded batches, and give the loss of given tokens."""
+"""Load a causal language model with transformers, generate in batches, and give the log-probabilities of given tokens."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunegate.errors import BadInput
+from tunegate.serving.batched import continue_prompts
 
 
 @dataclass(frozen=True)
@@ -81,31 +83,26 @@ class LanguageModel:
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         return self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
 
-    def generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Generated]:
-        """Continue every prompt. A seeded sample is the same again only in a batch of one."""
+    def generate(self, prompts: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, Generated]]:
+        """Yield the place of each prompt and what follows it, as rows end. A seeded sample is the same again only in a batch of one."""
         import torch
         from transformers import GenerationConfig
 
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[self.pad_id] * (longest - len(p)) + p for p in prompts], device=self.model.device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         choice = {"do_sample": False}
         if sampling.temperature > 0:
             choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         config = GenerationConfig(
             max_new_tokens=sampling.max_tokens, eos_token_id=self.stop_ids, pad_token_id=self.pad_id, **choice
         )  # fmt: skip
-        with torch.inference_mode():
-            output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        return [self._cut(line, sampling.max_tokens) for line in output[:, longest:].tolist()]
+        for place, ids in continue_prompts(self.model, prompts, config):
+            yield place, self._generated(ids)
 
-    def _cut(self, ids: list[int], max_tokens: int) -> Generated:
-        end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
-        kept = ids[:max_tokens] if end is None else ids[:end]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return Generated(kept, text, "length" if end is None else "stop", len(kept) + (end is not None))
+    def _generated(self, ids: list[int]) -> Generated:
+        stopped = ids[-1] in self.stop_ids
+        kept = ids[:-1] if stopped else ids
+        return Generated(kept, self.tokenizer.decode(kept, skip_special_tokens=True), "stop" if stopped else "length", len(ids))
 
     def spelt_out(self, answer: Generated) -> str:
         """Give the text of an answer with its special tokens."""

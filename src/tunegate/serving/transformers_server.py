@@ -4,7 +4,7 @@
 
 GET /health, GET /v1/models, POST /tokenize (as vLLM's), POST /v1/chat/completions, POST /v1/completions (with `echo` and
 `logprobs` for the log-probabilities of a prompt). Requests that arrive within 20 ms of each other are generated together.
-A streamed answer comes in one piece, at its end: batches are generated as a whole.
+A streamed answer comes in one piece, at its end.
 Tools are shown to the model and its calls stay text (`tool_choice` none).
 Not covered: stop strings, calls parsed from answers, several choices; asking for one is an error 400.
 """
@@ -16,14 +16,16 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 from tunegate.errors import BadInput
-from tunegate.serving.generation import LanguageModel, Sampling
+from tunegate.serving.generation import LanguageModel, Sampling, Scored
 
-MAX_BATCH = 16
+MAX_BATCH = 128
+MAX_BATCH_TOKENS = 2**15  # of all rows, padding and the answers' room included: 0.7 GiB of keys and values for a model of 135M, 4 for 8B
 BATCH_WAIT_SECONDS = 0.02
 MAX_BODY_BYTES = 16 * 1024 * 1024
 UNSUPPORTED = (
@@ -36,7 +38,8 @@ class Job(NamedTuple):
 
     key: tuple | None
     prompt: list[int]
-    run: object  # list of prompts -> list of results
+    tokens: int  # of the prompt and what may follow
+    run: Callable[[list[list[int]]], Iterator[tuple[int, object]]]  # from prompts to places among them and results, as these come
     result: Future
 
 
@@ -48,8 +51,8 @@ class Batcher:
         self.held: deque[Job] = deque()  # arrived, but could not join the batch of the moment
         threading.Thread(target=self._work, daemon=True).start()
 
-    def submit(self, key: tuple | None, prompt: list[int], run) -> Future:
-        job = Job(key, prompt, run, Future())
+    def submit(self, key: tuple | None, prompt: list[int], max_tokens: int, run: Callable) -> Future:
+        job = Job(key, prompt, len(prompt) + max_tokens, run, Future())
         self.arrivals.put(job)
         return job.result
 
@@ -57,24 +60,25 @@ class Batcher:
         while True:
             batch = self._next_batch()
             try:
-                results = batch[0].run([job.prompt for job in batch])
+                for place, result in batch[0].run([job.prompt for job in batch]):
+                    batch[place].result.set_result(result)
             except Exception as error:
                 for job in batch:
-                    job.result.set_exception(error)
-            else:
-                for job, result in zip(batch, results, strict=True):
-                    job.result.set_result(result)
+                    if not job.result.done():
+                        job.result.set_exception(error)
 
     def _next_batch(self) -> list[Job]:
         first = self.held.popleft() if self.held else self.arrivals.get()
-        batch, others = [first], deque()
+        batch, others, longest = [first], deque(), first.tokens
         deadline = time.monotonic() + BATCH_WAIT_SECONDS
         while first.key is not None and len(batch) < MAX_BATCH:
             try:
                 job = self.held.popleft() if self.held else self.arrivals.get(timeout=max(0, deadline - time.monotonic()))
             except queue.Empty:
                 break
-            (batch if job.key == first.key else others).append(job)
+            joins = job.key == first.key and max(longest, job.tokens) * (len(batch) + 1) <= MAX_BATCH_TOKENS
+            (batch if joins else others).append(job)
+            longest = max(longest, job.tokens) if joins else longest
         self.held = others + self.held
         return batch
 
@@ -130,7 +134,11 @@ class Api:
         if not body.get("echo") or body.get("logprobs") not in (0, 1) or max_tokens not in (0, 1):
             raise BadInput("Log-probabilities are given for a prompt only: send echo true, logprobs 0 or 1, and max_tokens 0 or 1.")
         self._check_length(prompts, max_tokens)
-        jobs = [self.batcher.submit(None, ids, lambda given: [self.model.score(given[0], max_tokens == 1)]) for ids in prompts]
+
+        def score(prompts: list[list[int]]) -> Iterator[tuple[int, Scored]]:
+            yield 0, self.model.score(prompts[0], max_tokens == 1)
+
+        jobs = [self.batcher.submit(None, ids, max_tokens, score) for ids in prompts]
         choices = []
         for index, scored in enumerate(job.result() for job in jobs):
             top = [{best[0]: best[1]} if best else None for best in scored.best] if body["logprobs"] else None
@@ -167,7 +175,8 @@ class Api:
         seed = _typed(body, "seed", int) if temperature > 0 and body.get("seed") is not None else None
         sampling = Sampling(max_tokens, temperature, top_p, seed)
         # A seeded sample runs alone, or its neighbours in the batch would change it.
-        return self.batcher.submit(None if seed is not None else sampling, ids, lambda prompts: self.model.generate(prompts, sampling))
+        key = None if seed is not None else sampling
+        return self.batcher.submit(key, ids, max_tokens, lambda prompts: self.model.generate(prompts, sampling))
 
     def _check_length(self, prompts: list[list[int]], max_tokens: int) -> None:
         longest = max(map(len, prompts))
