@@ -23,7 +23,8 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, e.g. sft.learning_rate=1e-4. Repeatable.")
 ]
 RunsDirectory = Annotated[
-    Path, typer.Option("--runs", envvar="TUNEGATE_RUNS", help="Where runs, the local MLflow database and the default store are kept.")
+    Path,
+    typer.Option("--runs", envvar="TUNEGATE_RUNS", help="Where runs and the local MLflow database are kept."),
 ]
 
 

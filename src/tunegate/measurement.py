@@ -33,15 +33,8 @@ class Measurement:
         answers, seconds = self._answers(f"{self.label}: {arm} on {split}", asked, tools, hashes)
         losses = self._answer_losses(f"{self.label}: {arm} on {split}", items, asked, tools, hashes) if self.task.perplexity else {}
         for row, answer, prompt_hash in zip(items, answers, hashes, strict=True):
-            about = {
-                "cluster_id": row["cluster"], "task_type": row["task_type"], "source": row["source"], "prompt_hash": prompt_hash,
-                "output": answer.text, "expected": rows.answer(row), "finish_reason": answer.finish_reason,
-                "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
-                "latency_seconds": answer.latency_seconds,
-            }  # fmt: skip
-            found = tasks.scores(self.task, answer.text, row) | {"task/finish_stop": float(answer.finish_reason == "stop")}
-            found |= losses.get(row["id"], {})
-            self.items += [results.item(arm, split, row["id"], metric, score, **about) for metric, score in found.items()]
+            found = tasks.scores(self.task, answer.text, row) | losses.get(row["id"], {})
+            self.items += results.of_answer(arm, split, row, prompt_hash, answer, found)
         self.arms[arm] = {
             "model_digest": self.model_digest, "engine": self.server.engine, "chat_template_sha256": self.template_sha256,
             "prompts_sha256": digests.digest_json(hashes), "sampling": {**SAMPLING, "max_tokens": self.task.max_new_tokens},

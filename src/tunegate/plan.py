@@ -56,7 +56,8 @@ class Plan:
 
 def plan_step(config: dict, inputs: steps.Inputs, output: Path) -> steps.Result:
     recipe = parse_recipe(config["recipe"])
-    found = plan(recipe, current(recipe.register_.model_name))
+    champion = current(recipe.register_.model_name)
+    found = plan(recipe, champion, maybe_champion=champion is not None)
     for warning in found.warnings:
         steps.say(f"      plan: warning: {warning}")
     line = f"{dict(found.facts).get('parameters', 'size unknown')}; not checked: {len(found.unchecked)}"
@@ -89,18 +90,16 @@ def current(model_name: str) -> dict | None:
     """
     from tunegate import registry
 
-    number = registry.aliases(model_name).get("champion")
-    if number is None:
-        return None
-    tags = registry.version(model_name, number).tags
-    return {"version": number, "ref": tags[registry.REF], "store": tags[registry.STORE]} if registry.REF in tags else None
+    found = registry.champion(model_name)
+    return {"version": str(found.version), "ref": found.tags[registry.REF], "store": found.tags[registry.STORE]} if found else None
 
 
-def plan(recipe: Recipe, champion: dict | None = None) -> Plan:
+def plan(recipe: Recipe, champion: dict | None = None, *, maybe_champion: bool = True) -> Plan:
     """Check a recipe and slice it.
 
     Args:
         champion: what `current` found; evaluate and gate compare with it.
+        maybe_champion: whether there may be one; False where it was looked for and is not there.
 
     Raises:
         BadInput: a source, the base model or the policy cannot give a run that ends in a verdict.
@@ -113,7 +112,7 @@ def plan(recipe: Recipe, champion: dict | None = None) -> Plan:
     if "://" in recipe.store:
         found.unchecked.append(f"whether {recipe.store} answers, which the first step asks")
     _check_sources(recipe, store, found)
-    _check_policy(recipe, store, found)
+    _check_policy(recipe, store, found, maybe_champion)
     _check_sections_agree(recipe)
     base = _check_base(recipe, store, found)
     _check_disk(recipe, base, found)
@@ -173,12 +172,12 @@ def _check_sources(recipe: Recipe, store: Store, found: Plan) -> None:
     found.facts.append(("sources", f"{len(recipe.data.sources)}, of which {here} are here"))
 
 
-def _check_policy(recipe: Recipe, store: Store, found: Plan) -> None:
+def _check_policy(recipe: Recipe, store: Store, found: Plan, maybe_champion: bool) -> None:
     test_set, rows = recipe.curate.test_set, recipe.curate.test_rows
     test = _lines(test_set, store, found) if test_set else rows
     source = f"curate.test_set has {test} rows" if test_set else f"curate.test_rows is {rows}"
     general = _lines(recipe.evaluate.general_text, store, found) if recipe.evaluate.general_text else 0
-    outlook = check_policy(recipe, Sizes(test, source, general), _suites(recipe, store, found))
+    outlook = check_policy(recipe, Sizes(test, source, general), _suites(recipe, store, found), maybe_champion)
     found.facts += outlook.facts
     found.warnings += outlook.warnings
 

@@ -106,10 +106,17 @@ def set_alias(name: str, alias: str, number: str) -> None:
         client().set_registered_model_alias(name, alias, str(number))
 
 
-def champion_ref(name: str) -> str | None:
-    """Give the store reference of the model that serves now; None where there is no champion, or tunegate did not register it."""
+def champion(name: str):
+    """Fetch the version that serves now; None where there is no champion, or tunegate did not register it."""
     number = aliases(name).get("champion")
-    return version(name, number).tags.get(REF) if number else None
+    found = version(name, number) if number else None
+    return found if found and REF in found.tags else None
+
+
+def champion_ref(name: str) -> str | None:
+    """Give the store reference of the model that serves now; None as for `champion`."""
+    found = champion(name)
+    return found.tags[REF] if found else None
 
 
 def by_person(approval: str) -> bool:

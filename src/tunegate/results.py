@@ -8,12 +8,13 @@ others of tunegate.tasks on dev and test, general/nats_per_token on general, `<s
 import json
 from pathlib import Path
 
-from tunegate import digests
+from tunegate import digests, rows
 from tunegate.errors import BadInput
 
 TEXT = (
     "arm", "split", "item_id", "cluster_id", "task_type", "source", "metric", "prompt_hash", "output", "expected", "finish_reason",
 )  # fmt: skip
+TASK_SPLITS = ("dev", "test")
 WHOLE = ("prompt_tokens", "completion_tokens")
 REAL = ("score", "latency_seconds", "first_token_seconds")  # seconds are missing where no request was timed
 
@@ -28,6 +29,23 @@ def item(arm: str, split: str, item_id: str, metric: str, score: float, **more) 
         raise TypeError(f"results have no column {', '.join(sorted(unknown))}")
     empty = dict.fromkeys(TEXT, "") | dict.fromkeys(WHOLE, 0) | dict.fromkeys(REAL)
     return empty | {"arm": arm, "split": split, "item_id": item_id, "cluster_id": item_id, "metric": metric, "score": score} | more
+
+
+def of_answer(arm: str, split: str, row: dict, prompt_hash: str, answer, scores: dict[str, float]) -> list[dict]:
+    """Make a line of each score of a served model's answer to a row, and one that says whether the answer ended by itself.
+
+    Args:
+        answer: a tunegate.serving.Answer.
+        scores: by metric, task/…; on the split of a suite they are called by the suite's name.
+    """
+    about = {
+        "cluster_id": row.get("cluster", row["id"]), "task_type": row.get("task_type", ""), "source": row.get("source", ""),
+        "prompt_hash": prompt_hash, "output": answer.text, "expected": rows.answer(row), "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens, "latency_seconds": answer.latency_seconds,
+    }  # fmt: skip
+    named = "task" if split in TASK_SPLITS else split
+    measured = scores | {"task/finish_stop": float(answer.finish_reason == "stop")}
+    return [item(arm, split, row["id"], f"{named}/{metric.removeprefix('task/')}", score, **about) for metric, score in measured.items()]
 
 
 def write_results(directory: Path, items: list[dict], arms: dict[str, dict]) -> None:

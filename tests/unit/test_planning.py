@@ -44,6 +44,12 @@ def test_a_gate_that_cannot_see_what_it_wants_is_foretold():
     assert look(gain()).warnings == []
 
 
+def test_nothing_is_foretold_of_a_champion_that_is_not_there():
+    policy_of, sizes = recipe(loss(margin=0.02)), Sizes(240, "curate.test_rows is 240", 60)
+    assert len(check_policy(policy_of, sizes).warnings) == 1
+    assert check_policy(policy_of, sizes, maybe_champion=False).warnings == []
+
+
 def test_what_is_foretold_is_what_happens():
     """A true gain as large as plan says passes with the power it says, by the gate's own bound."""
     from tunegate.gate import stats

@@ -7,8 +7,9 @@ not the task's own. On the task's items the base is told more (`task.zero_shot_s
 import numpy as np
 import pandas as pd
 
-from tunegate.gate.measures import ADAPTER, CANDIDATE, CHAMPION, FEW_SHOT, KEY, TASK_SPLITS, ZERO_SHOT, requests
+from tunegate.gate.measures import ADAPTER, CANDIDATE, CHAMPION, FEW_SHOT, KEY, ZERO_SHOT, requests
 from tunegate.gate.policy import SERVING, Policy
+from tunegate.results import TASK_SPLITS
 
 # Few-shot prompts that may equal the zero-shot ones, because the item leaves no room for examples; arbitrary.
 MAX_BARE_SHARE = 0.05

@@ -5,10 +5,10 @@ import pandas as pd
 
 from tunegate.gate import stats
 from tunegate.gate.policy import SERVING
+from tunegate.results import TASK_SPLITS
 
 CANDIDATE, ADAPTER, CHAMPION, ZERO_SHOT, FEW_SHOT = "candidate", "adapter", "champion", "base_zero_shot", "base_few_shot"
 KEY = ["split", "item_id"]
-TASK_SPLITS = ("dev", "test")
 ARM_ORDER = [ZERO_SHOT, FEW_SHOT, CHAMPION, ADAPTER]  # as people read them; what is not here follows, the candidate comes last
 
 

@@ -37,11 +37,12 @@ class Outlook:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_policy(recipe: Recipe, sizes: Sizes, suites: set[str] | None = None) -> Outlook:
+def check_policy(recipe: Recipe, sizes: Sizes, suites: set[str] | None = None, maybe_champion: bool = True) -> Outlook:
     """Compare the policy with what will be measured.
 
     Args:
         suites: the metrics of the recipe's suites; None where a later step reads what they ask.
+        maybe_champion: without one its gates are skipped, and nothing is foreseen of them.
 
     Raises:
         BadInput: a gate names what no step measures, or asks for more items than there will be: it could never pass.
@@ -54,7 +55,8 @@ def check_policy(recipe: Recipe, sizes: Sizes, suites: set[str] | None = None) -
             continue
         if items < (needed := max(gate.min_n, gate.min_clusters)):
             raise BadInput(f"Gate '{gate.id}' needs {needed} items, and {source}. It could never pass: give it more items.")
-        _foresee(gate, policy, items, found)
+        if gate.versus != "champion" or maybe_champion:
+            _foresee(gate, policy, items, found)
     if policy.slices is not None:
         _refuse_unmeasured(recipe, suites, "The policy, in slices,", policy.slices.metric, policy.slices.versus)
         items, source = _items(recipe, sizes, policy.slices.metric)

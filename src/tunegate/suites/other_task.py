@@ -33,15 +33,8 @@ def measure(server, arm: str, suite: recipe.TaskSuite, concurrency: int, label: 
     answers = chat(server, conversations, suite.task.max_new_tokens, concurrency, Progress(label), tools=tools)
     items = []
     for row, messages, offered, answer in zip(asked, conversations, tools, answers, strict=True):
-        about = {
-            "cluster_id": row.get("cluster", row["id"]), "task_type": row.get("task_type", ""), "source": row.get("source", ""),
-            "prompt_hash": prompts.prompt_hash(messages, offered), "output": answer.text, "expected": rows.answer(row),
-            "finish_reason": answer.finish_reason, "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
-            "latency_seconds": answer.latency_seconds,
-        }  # fmt: skip
-        found = tasks.scores(suite.task, answer.text, row) | {"task/finish_stop": float(answer.finish_reason == "stop")}
-        for metric, score in found.items():
-            items.append(results.item(arm, suite.name, row["id"], f"{suite.name}/{metric.removeprefix('task/')}", score, **about))
+        prompt_hash, found = prompts.prompt_hash(messages, offered), tasks.scores(suite.task, answer.text, row)
+        items += results.of_answer(arm, suite.name, row, prompt_hash, answer, found)
     return items
 
 
