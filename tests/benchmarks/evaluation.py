@@ -32,8 +32,8 @@ from tunegate.serving import identify, serve
 DEMO = Path(__file__).parents[2] / "pipelines" / "recipes" / "demo.yaml"
 TASK = recipe.Task(**yaml.safe_load(DEMO.read_text(encoding="utf-8"))["task"])
 PROMPTS = {"candidate": prompts.candidate, "zero_shot": prompts.zero_shot}
-BATCH_SIZES = (1, 4, 8, 16, 32, 64)
-PILOT_ITEMS = 64
+BATCH_SIZES = (1, 8, 32, 64, 128, 256)
+PILOT_ITEMS = 256  # as many as the largest batch
 HF = "lm-eval hf, batch {}"
 
 

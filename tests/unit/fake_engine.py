@@ -119,12 +119,14 @@ def main() -> None:
     from tunegate.serving.transformers_server import Api, HttpServer, handler_for
 
     parser = argparse.ArgumentParser()
-    for name in ("--model", "--served-model-name", "--host", "--dtype", "--generation-config", "--seed", "--block-size"):
+    text = "--model --served-model-name --host --dtype --generation-config --seed --block-size --max-num-batched-tokens"
+    for name in text.split():
         parser.add_argument(name)
     parser.add_argument("--port", type=int)
     parser.add_argument("--max-model-len", type=int)
     parser.add_argument("--enforce-eager", action="store_true")
     parser.add_argument("--enable-prefix-caching", action="store_true")
+    parser.add_argument("--no-enable-chunked-prefill", action="store_true")
     parser.add_argument("--enable-lora", action="store_true")
     parser.add_argument("--max-lora-rank", type=int)
     parser.add_argument("--lora-modules")

@@ -162,9 +162,9 @@ def test_times_are_told_by_median_and_slowest_and_speed_by_tokens(store, tmp_pat
     items = [item for item in results.read_items(gate) if item["metric"] == "task/exact" and item["split"] == "test"]
     mine = [item for item in items if item["arm"] == "candidate"]
     p95 = statistics.quantiles((item["latency_seconds"] for item in mine), n=100, method="inclusive")[94]
-    assert re.search(rf"Latency under load seconds, 95th percentile 240 [\d.]+ [\d.]+ {p95:.3f}", page.words)
+    assert re.search(rf"Loaded latency seconds, 95th percentile 240 [\d.]+ [\d.]+ {p95:.3f}", page.words)
     assert f"{sum(item['completion_tokens'] for item in mine) / 22.5:.1f}" in page.words, "152 tokens a second"
-    assert "Latency under load seconds, median" in page.words and "Speed answer tokens per second" in page.words
+    assert "Loaded latency seconds, median" in page.words and "Speed answer tokens per second" in page.words
 
 
 def test_publish_writes_everywhere(store, tmp_path, monkeypatch):
@@ -218,7 +218,7 @@ def test_metrics_are_named_for_people():
         "parity/odd_one": "Parity: odd one", "task/my_own": "My own",
     }  # fmt: skip
     assert {metric: metric_name(metric)[0] for metric in named} == named
-    assert metric_name("serve/latency_seconds", "p95") == ("Latency under load, 95th percentile", "seconds")
+    assert metric_name("serve/latency_seconds", "p95") == ("Loaded latency, 95th percentile", "seconds")
     ordered = sorted([*METRICS, "harmful/refusal", "task/my_own"], key=metric_order)
     assert ordered[0] == "task/exact" and ordered.index("task/my_own") < ordered.index("general/nats_per_token")
     assert ordered.index("general/nats_per_token") < ordered.index("harmful/refusal") < ordered.index("serve/prompt_tokens")

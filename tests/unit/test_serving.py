@@ -1,4 +1,5 @@
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -110,6 +111,15 @@ def test_serve_shows_the_log_of_a_child_that_ends(environment, model_dir):
     (model_dir / "config.json").write_text('{"says": "out of memory"}')
     with pytest.raises(Unavailable, match="ended with code 1.*out of memory"), serve(model_dir, FAST):
         pass
+
+
+def test_serve_shows_what_went_wrong_and_not_what_was_said_after_it(environment, model_dir):
+    says = "Traceback:\nRuntimeError: no kernel\nINFO: shutting down\n" + "leaked function\n" * 20
+    (model_dir / "config.json").write_text(json.dumps({"says": says}))
+    with pytest.raises(Unavailable) as caught, serve(model_dir, FAST):
+        pass
+    told = str(caught.value)
+    assert "ended with code 1. Its last errors (" in told and told.endswith("server.log): RuntimeError: no kernel")
 
 
 def test_serve_gives_up_after_the_timeout_and_kills_the_whole_group(environment, model_dir, monkeypatch, capsys):

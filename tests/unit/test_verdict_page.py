@@ -74,7 +74,7 @@ def test_a_screen_has_the_figures_of_the_verdict():
     low, high = exact["ci"]
     assert f"{100 * exact['mean']:.1f} % ({100 * low:.1f} to {100 * high:.1f})" in text
     assert "✗ failed  Exact match: > 2.0 points better than few-shot" in text and "0.0026" in text
-    assert "Latency under load: ≤ 1.1 times that of few-shot (advisory)" in text
+    assert "Loaded latency: ≤ 1.1 times that of few-shot (advisory)" in text
 
 
 def test_nothing_that_a_verdict_may_hold_breaks_the_screen(full):
@@ -108,7 +108,7 @@ def test_a_page_tells_all_that_a_verdict_holds(full):
         "This is the 7th candidate", "This candidate is number 7 of all that were measured on this sealed test.",
         "Candidates measured on this sealed set ✗ failed at most 5 7",
         "Training examples whose end-of-turn token is learnt ✓ passed at least 100 %",
-        "– skipped Latency under load, 95th percentile: ≤ 1.1 times that of champion no champion serves yet", "104 effective",
+        "– skipped Loaded latency, 95th percentile: ≤ 1.1 times that of champion no champion serves yet", "104 effective",
         "HassVacuumStart task type ✗ worse", "20.0 worse -31.0 to -9.0 0.0020", "is too small to be tested",
         "worse by more than 5.0 points",
         "Harmful prompts: refused", "arc_easy.acc (mmlu_small)", "JSON fields right", "Time to first token seconds, 95th percentile",

@@ -32,7 +32,7 @@ METRICS = {  # metric: (name, unit), in the order of the table
     "parity/same_as_adapter": ("Answers as before the merge", ""),
     "serve/prompt_tokens": ("Prompt", "tokens per request"),
     "serve/completion_tokens": ("Answer", "tokens per request"),
-    "serve/latency_seconds": ("Latency under load", "seconds"),
+    "serve/latency_seconds": ("Loaded latency", "seconds"),
     "serve/first_token_seconds": ("Time to first token", "seconds"),
 }
 GROUPS = ("task", "general", "", "judge", "parity", "serve")  # what a metric is of, in the order of the table; "": a suite
