@@ -119,7 +119,7 @@ def test_serve_shows_what_went_wrong_and_not_what_was_said_after_it(environment,
     with pytest.raises(Unavailable) as caught, serve(model_dir, FAST):
         pass
     told = str(caught.value)
-    assert "ended with code 1. Its last errors (" in told and told.endswith("server.log): RuntimeError: no kernel")
+    assert "ended with code 1. Its last errors and lines (" in told and "server.log): RuntimeError: no kernel | leaked" in told
 
 
 def test_serve_gives_up_after_the_timeout_and_kills_the_whole_group(environment, model_dir, monkeypatch, capsys):

@@ -25,22 +25,22 @@ def continue_prompts(model, prompts: list[list[int]], config) -> Iterator[tuple[
     shared = _shared(prompts) if plain else 0
     ids, mask = (torch.tensor(lines, device=model.device) for lines in _padded(prompts, shared, config.pad_token_id))
     config, left, width, rows = copy(config), config.max_new_tokens, ids.shape[1], torch.arange(len(prompts), device=model.device)
-    with torch.inference_mode():
-        if shared:
+    if shared:
+        with torch.no_grad():
             model(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.batch_repeat_interleave(len(prompts))
-        while len(rows):
-            config.max_new_tokens = min(left, STEPS) if plain else left
-            ids = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config)
-            left -= config.max_new_tokens
-            ended = torch.isin(ids[:, width:], torch.tensor(config.eos_token_id, device=ids.device)).any(dim=1) | (left == 0)
-            yield from zip(rows[ended].tolist(), map(_through_stop(config.eos_token_id), ids[ended, width:].tolist()), strict=True)
-            if ended.any():
-                stay = torch.nonzero(~ended).flatten()
-                ids, mask, rows = ids[stay], mask[stay], rows[stay]
-                if len(stay):
-                    cache.batch_select_indices(stay)
-            mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+        cache.batch_repeat_interleave(len(prompts))
+    while len(rows):
+        config.max_new_tokens = min(left, STEPS) if plain else left
+        ids = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config)
+        left -= config.max_new_tokens
+        ended = torch.isin(ids[:, width:], torch.tensor(config.eos_token_id, device=ids.device)).any(dim=1) | (left == 0)
+        yield from zip(rows[ended].tolist(), map(_through_stop(config.eos_token_id), ids[ended, width:].tolist()), strict=True)
+        if ended.any():
+            stay = torch.nonzero(~ended).flatten()
+            ids, mask, rows = ids[stay], mask[stay], rows[stay]
+            if len(stay):
+                cache.batch_select_indices(stay)
+        mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
 
 
 def _shared(prompts: list[list[int]]) -> int:

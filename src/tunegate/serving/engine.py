@@ -282,7 +282,9 @@ def _is_free(port: int) -> bool:
 
 def _last_lines(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if not lines:
+        return "It wrote nothing."
     # A server that fails may shut down in many lines after the one that says why.
-    told = [line for line in lines if SAYS_WHY.search(line)]
-    shown, what = (told, "last errors") if told else (lines, "last lines")
-    return f"Its {what} ({log}): " + " | ".join(line[-300:] for line in shown[-LOG_LINES:]) if lines else "It wrote nothing."
+    why = [line for line in lines[:-LOG_LINES] if SAYS_WHY.search(line)][-LOG_LINES:]
+    shown = [*why, *lines[-LOG_LINES:]]
+    return f"Its last {'errors and ' if why else ''}lines ({log}): " + " | ".join(line[-300:] for line in shown)
