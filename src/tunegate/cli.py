@@ -22,10 +22,7 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, 
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, e.g. sft.learning_rate=1e-4. Repeatable.")
 ]
-RunsDirectory = Annotated[
-    Path,
-    typer.Option("--runs", envvar="TUNEGATE_RUNS", help="Where runs and the local MLflow database are kept."),
-]
+RunsDirectory = Annotated[Path, typer.Option("--runs", envvar="TUNEGATE_RUNS", help="Where runs and the local MLflow database are kept.")]
 
 
 @app.callback()

@@ -39,7 +39,7 @@ def of_answer(arm: str, split: str, row: dict, prompt_hash: str, answer, scores:
         scores: by metric, task/…; on the split of a suite they are called by the suite's name.
     """
     about = {
-        "cluster_id": row.get("cluster", row["id"]), "task_type": row.get("task_type", ""), "source": row.get("source", ""),
+        "cluster_id": row["cluster"], "task_type": row["task_type"], "source": row["source"],
         "prompt_hash": prompt_hash, "output": answer.text, "expected": rows.answer(row), "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens, "latency_seconds": answer.latency_seconds,
     }  # fmt: skip

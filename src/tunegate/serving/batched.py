@@ -34,7 +34,8 @@ def continue_prompts(model, prompts: list[list[int]], config) -> Iterator[tuple[
         ids = model.generate(input_ids=ids, attention_mask=mask, past_key_values=cache, generation_config=config)
         left -= config.max_new_tokens
         ended = torch.isin(ids[:, width:], torch.tensor(config.eos_token_id, device=ids.device)).any(dim=1) | (left == 0)
-        yield from zip(rows[ended].tolist(), map(_through_stop(config.eos_token_id), ids[ended, width:].tolist()), strict=True)
+        for place, answer in zip(rows[ended].tolist(), ids[ended, width:].tolist(), strict=True):
+            yield place, _through_stop(answer, config.eos_token_id)
         if ended.any():
             stay = torch.nonzero(~ended).flatten()
             ids, mask, rows = ids[stay], mask[stay], rows[stay]
@@ -56,9 +57,6 @@ def _padded(prompts: list[list[int]], shared: int, pad: int) -> tuple[list[list[
     return ids, [[1] * shared + [0] * gap + [1] * (longest - shared - gap) for gap in gaps]
 
 
-def _through_stop(stop_ids: list[int]):
-    def cut(ids: list[int]) -> list[int]:
-        end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
-        return ids[: end + 1]
-
-    return cut
+def _through_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
+    end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
+    return ids[: end + 1]

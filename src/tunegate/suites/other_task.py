@@ -34,7 +34,8 @@ def measure(server, arm: str, suite: recipe.TaskSuite, concurrency: int, label: 
     items = []
     for row, messages, offered, answer in zip(asked, conversations, tools, answers, strict=True):
         prompt_hash, found = prompts.prompt_hash(messages, offered), tasks.scores(suite.task, answer.text, row)
-        items += results.of_answer(arm, suite.name, row, prompt_hash, answer, found)
+        whole = {"cluster": row["id"], "task_type": "", "source": ""} | row  # a suite's rows need not come from curation
+        items += results.of_answer(arm, suite.name, whole, prompt_hash, answer, found)
     return items
 
 
